@@ -1,0 +1,118 @@
+"""The trained networks: model folders checked, loaded without running foreign code, and run in batches."""
+
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from preprocessing.errors import UserError
+from preprocessing.storage import resolve
+
+BATCH = 256
+FILES = {"vae": ("encoder.keras", "decoder.keras"), "gan": ("generator.keras",)}
+
+
+class Network:
+    """A Keras model as a function of NumPy arrays, run in large batches through one compiled graph.
+
+    Args:
+        model: with one input of known shape; of several outputs, the first is kept.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.input_shape = tuple(model.input_shape[1:])
+        outputs = model.output_shape
+        self.output_shape = tuple(outputs[0] if isinstance(outputs, list) else outputs)[1:]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32)])
+        def run(batch: tf.Tensor) -> tf.Tensor:
+            result = model(batch, training=False)
+            return tf.cast(result[0] if isinstance(result, list | tuple) else result, tf.float32)
+
+        self._run = run
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Runs the network.
+
+        Args:
+            inputs: [N, ...]; uint8 images are scaled to [0, 1], other types taken as they are.
+
+        Returns:
+            float32 [N, ...].
+        """
+        scale = np.float32(1 / 255 if inputs.dtype == np.uint8 else 1)
+        batches = (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
+        return np.concatenate([self._run(batch.astype(np.float32) * scale).numpy() for batch in batches])
+
+
+@dataclass(frozen=True)
+class Vae:
+    """`encoder` maps images in [0, 1] to the mean of their latent distribution, `decoder` latents to images."""
+
+    encoder: Network
+    decoder: Network
+
+    @property
+    def latent_dim(self) -> int:
+        """The length of a latent vector."""
+        return self.decoder.input_shape[-1]
+
+
+def read_config(folder: str, kind: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Reads a model folder's `config.json` and checks that the folder can be evaluated on a data set.
+
+    Args:
+        folder: local or `gs://`.
+        kind: "vae" or "gan".
+        image_shape: (height, width, channels) of the data set.
+
+    Raises:
+        UserError: if a file is missing, or the model is of another kind or for another image shape.
+    """
+    for name in ("config.json", *FILES[kind]):
+        if not (resolve(folder) / name).exists():
+            raise UserError(f"Model folder '{folder}' has no {name}: give the folder of a finished training run.")
+    try:
+        config = json.loads((resolve(folder) / "config.json").read_text())
+        model, shape = config["model"], tuple(config["image_shape"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"'{folder}/config.json' does not say which model it is: train again.") from None
+    if model != kind:
+        raise UserError(f"Model folder '{folder}' holds a {model}, not a {kind}: give it as --{model}.")
+    if shape != tuple(image_shape):
+        raise UserError(
+            f"Model '{folder}' was trained for images of {_by(shape)}, but the data set's are {_by(image_shape)}: "
+            "evaluate it on the data set that it was trained on."
+        )
+    return config
+
+
+def load_vae(folder: str) -> Vae:
+    """Loads `encoder.keras` and `decoder.keras` of a model folder; raises as `load_network` does."""
+    return Vae(*(load_network(folder, name) for name in FILES["vae"]))
+
+
+def load_network(folder: str, name: str) -> Network:
+    """Loads one `.keras` file with `keras.saving.load_model` in safe mode, from a temporary local copy.
+
+    Raises:
+        UserError: if it is damaged, or asks for code that safe mode does not run.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / name
+        copy.write_bytes((resolve(folder) / name).read_bytes())
+        try:
+            return Network(keras.saving.load_model(copy, compile=False, safe_mode=True))
+        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"'{folder}/{name}' is not a model that can be loaded safely: {reason}") from error
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,92 @@
+"""Random numbers that do not depend on how many replicas share the work.
+
+Every number is a function of (seed, step, position in the global batch): each replica draws for the whole
+global batch and keeps its own rows. Drawing is cheap beside a convolution, and in exchange one worker and
+eight train the same model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+_active = threading.local()  # strategy.run traces each replica in a thread of its own
+
+
+class GlobalBatchNoise:
+    """The random numbers of one replica's share of one step.
+
+    Args:
+        seed: of the run.
+        step: int64 scalar, the step's number.
+        start: int64 scalar, position in the global batch of this replica's first image.
+        local_batch_size: images of this replica.
+        global_batch_size: images of all replicas together.
+    """
+
+    def __init__(
+        self, seed: int, step: tf.Tensor, start: tf.Tensor, local_batch_size: int, global_batch_size: int
+    ) -> None:
+        self._seed = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+        self._start = start
+        self._local = local_batch_size
+        self._global = global_batch_size
+        self._draws = 0
+
+    def _draw(self, draw: Callable[..., tf.Tensor], shape: tuple[int, ...], copies: int) -> tf.Tensor:
+        self._draws += 1
+        numbers = draw(
+            [copies, self._global, *shape],
+            seed=tf.random.experimental.stateless_fold_in(self._seed, self._draws),
+            dtype=keras.config.floatx(),
+        )
+        mine = tf.slice(numbers, [0, self._start] + [0] * len(shape), [copies, self._local, *shape])
+        return tf.reshape(mine, [copies * self._local, *shape])
+
+    def normal(self, *shape: int) -> tf.Tensor:
+        """Returns standard normal numbers of shape [local batch size, *shape]."""
+        return self._draw(tf.random.stateless_normal, shape, copies=1)
+
+    def uniform(self, *shape: int, copies: int = 1) -> tf.Tensor:
+        """Returns numbers in [0, 1) of shape [copies * local batch size, *shape].
+
+        With `copies` 2 the rows serve a batch of the replica's fakes followed by its reals.
+        """
+        return self._draw(tf.random.stateless_uniform, shape, copies)
+
+    def __enter__(self) -> GlobalBatchNoise:
+        """Makes this the source of the `Dropout` layers that are called inside the `with` block."""
+        _active.noise = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends what `__enter__` began."""
+        del _active.noise
+
+
+@keras.saving.register_keras_serializable(package="latentfaces")
+class Dropout(keras.layers.Layer):
+    """Dropout (Srivastava et al. 2014) whose mask comes from the active `GlobalBatchNoise`.
+
+    Args:
+        rate: share of the inputs set to 0 while training; the others are divided by 1 - rate.
+    """
+
+    def __init__(self, rate: float, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the inputs, thinned out if `training`; same shape and dtype."""
+        if not training:
+            return inputs
+        noise = _active.noise
+        keep = noise.uniform(*inputs.shape[1:], copies=inputs.shape[0] // noise._local) >= self.rate
+        return tf.where(keep, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
+
+    def get_config(self) -> dict[str, object]:
+        """Returns what the constructor needs."""
+        return {**super().get_config(), "rate": self.rate}
