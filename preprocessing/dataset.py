@@ -62,6 +62,12 @@ class Dataset:
     source: str
     version: int = VERSION
 
+    @property
+    def digest(self) -> str:
+        """The sha256, in hexadecimal, of the checksums of all shards: the same for the same examples."""
+        checksums = [shard.sha256 for split in self.splits.values() for shard in split.shards]
+        return hashlib.sha256("".join(checksums).encode()).hexdigest()
+
 
 def shard_name(split: str, index: int, shards: int) -> str:
     """The file name of a split's shard `index` of `shards`."""
@@ -111,7 +117,7 @@ def read_dataset(folder: str | Path | CloudPath) -> Dataset:
 
 @functools.lru_cache(maxsize=4096)
 def _header(field: int, length: int) -> bytes:
-    """What precedes a length-delimited protobuf field: two varints, its number with wire type 2, its length."""
+    """What precedes a length-delimited protobuf field: its number with wire type 2, its length; varints."""
     encoded = bytearray()
     for value in (field << 3 | 2, length):
         while value > 0x7F:

@@ -2,7 +2,7 @@
 
 The faces stand in for photographs where none may be had: in the demo and in the tests. They are flat
 illustrations with soft light, made to be read at 32x32 pixels as well as at CelebA's 178x218, with the
-eyes where CelebA's alignment puts them. Image `i` depends on the seed and on `i` alone.
+eyes about where CelebA's alignment puts them. Image `i` depends on the seed and on `i` alone.
 """
 
 import colorsys
@@ -86,7 +86,8 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def _dark(colour: Colour, share: float) -> Colour:
-    return tuple(round(c * (1 - share * keep)) for c, keep in zip(colour, (0.76, 0.88, 0.84), strict=True))
+    # Red falls least: shadows are warm.
+    return tuple(round(c * (1 - share * fall)) for c, fall in zip(colour, (0.76, 0.88, 0.84), strict=True))
 
 
 def _lit(colour: Colour, share: float) -> Colour:
@@ -276,9 +277,12 @@ def _back_hair(c: _Canvas, look: Look) -> None:
             c.shaded(_oval(0, -76, 20, 17), look.hair)
         return
     foot = 104 if look.hair_style == "long" else 58
-    outline = _curve(
-        _mirrored([(0, -74), (40, -62), (60, -28), (65, 20), (68, foot - 20), (56, foot), (0, foot)])
+    top = (
+        [(0, -50), (40, -46), (58, -26)]
+        if "Wearing_Hat" in look.present
+        else [(0, -74), (40, -62), (60, -28)]
     )
+    outline = _curve(_mirrored(top + [(65, 20), (68, foot - 20), (56, foot), (0, foot)]))
     if "Wavy_Hair" in look.present:
         outline = _wavy(np.vstack([outline, outline[:1]]))
     c.shaded(outline, _dark(look.hair, 0.28))
@@ -376,9 +380,12 @@ def _mouth(c: _Canvas, look: Look) -> None:
 def _front_hair(c: _Canvas, look: Look) -> None:
     if "Bald" in look.present:
         return
-    crown = (16, -82) if look.hair_style == "quiff" else (0, -76)
+    if "Wearing_Hat" in look.present:
+        crown = [(-40, -50), (0, -56), (40, -50)]
+    else:
+        crown = [(-44, -60), (16, -82) if look.hair_style == "quiff" else (0, -76), (44, -60)]
     foot = 30 if look.hair_style in ("long", "bob") else 2
-    outer = [(-53, foot), (-59, -22), (-44, -60), crown, (44, -60), (59, -22), (53, foot)]
+    outer = [(-53, foot), (-59, -22), *crown, (59, -22), (53, foot)]
     if "Bangs" in look.present:
         inner = [(46, -8), (43, -24), (29, -20), (21, -25), (10, -20), (0, -25)]
         inner += [(-x, y) for x, y in inner[-2::-1]]
@@ -464,21 +471,20 @@ def _draw_range(folder: Path, seed: int, first: int, last: int) -> list[frozense
     return shown
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _draw_all(folder: Path, count: int, seed: int) -> list[frozenset[str]]:
     starts = range(1, count + 1, _CHUNK)
     stops = [min(start + _CHUNK - 1, count) for start in starts]
     workers = min(len(starts), os.cpu_count() or 1)
     # Started afresh, not forked: the caller may have threads.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     shown: list[frozenset[str]] = []
     try:
+        # The workers start in `map` and inherit the mask: Ctrl-C is this process's to handle.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        parts = pool.map(_draw_range, repeat(folder), repeat(seed), starts, stops)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         with tqdm(total=count, desc="faces", unit="face", disable=None) as bar:
-            for part in pool.map(_draw_range, repeat(folder), repeat(seed), starts, stops):
+            for part in parts:
                 shown += part
                 bar.update(len(part))
     finally:

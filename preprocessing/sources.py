@@ -341,7 +341,7 @@ def read_images(
                     yield image, refusal
     elif isinstance(images, Path):
         for image in inputs:
-            yield image, _read_file(Path(f"{images}/{image.name}"))  # faster than images / image.name
+            yield image, _read_file(f"{images}/{image.name}")
     else:  # a request to a bucket takes tens of milliseconds: have several under way
         with ThreadPoolExecutor(_READS_AHEAD) as pool:
             ahead: deque[tuple[Image, Future]] = deque()
@@ -354,7 +354,7 @@ def read_images(
                 yield image, future.result()
 
 
-def _read_file(path: AnyPath) -> bytes | RefusedImage:
+def _read_file(path: AnyPath | str) -> bytes | RefusedImage:
     try:
         return storage.read(path, length=MAX_FILE_BYTES + 1)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:

@@ -90,14 +90,16 @@ def _blob(path: GSPath, chunk_size: int | None = None) -> Blob:
     return _client().client.bucket(path.bucket).blob(path.blob, chunk_size=chunk_size)
 
 
-def read(path: AnyPath, start: int = 0, length: int | None = None) -> bytes:
+def read(path: AnyPath | str, start: int = 0, length: int | None = None) -> bytes:
     """Reads a file, or `length` bytes of it from byte `start`, in one request.
+
+    A local path may be text, which spares a hot loop the making of path objects.
 
     Raises:
         FileNotFoundError: There is no such file.
         OSError: It cannot be read, or is a device or a pipe.
     """
-    if isinstance(path, Path):
+    if isinstance(path, Path | str):
         status = os.stat(path)
         if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode) or stat.S_ISSOCK(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))  # opening it could wait for ever

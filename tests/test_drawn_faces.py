@@ -116,7 +116,6 @@ def test_a_linear_classifier_sees_it_at_32_pixels(pixels, labels, name):
     score = x[700:] @ weights
     with_it, without = score[y[700:] == 1], score[y[700:] == -1]
     least = {"Eyeglasses": 0.99, "Smiling": 0.99, "Wavy_Hair": 0.85, "Wearing_Hat": 0.9}.get(name, 0.97)
-    print(name, (with_it[:, None] > without).mean())
     assert (with_it[:, None] > without).mean() > least  # area under the ROC curve
 
 

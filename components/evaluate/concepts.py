@@ -13,7 +13,8 @@ def concept_vector(latents: np.ndarray, attributes: np.ndarray, index: int) -> n
 
     Args:
         latents: float [N, D].
-        attributes: [N, A] of 0 and 1, of which `index` is the column of the concept.
+        attributes: [N, A] of 0 and 1.
+        index: the concept's column in them.
 
     Returns:
         float32 [D].

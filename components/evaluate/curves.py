@@ -50,7 +50,8 @@ def _finite(rows: list[tuple[str, str]]) -> np.ndarray:
 
 
 def _curve(name: str, values: np.ndarray) -> Curve:
-    steps, losses = np.stack([part.mean(axis=0) for part in np.array_split(values, min(len(values), _POINTS))]).T
+    parts = np.array_split(values, min(len(values), _POINTS))
+    steps, losses = np.stack([part.mean(axis=0) for part in parts]).T
     low, high = losses.min(), losses.max()
     logarithmic = bool(low > 0 and math.log10(high / low) > _DECADES)
     scaled = np.log(losses) if logarithmic else losses

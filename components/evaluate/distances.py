@@ -11,7 +11,7 @@ def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
 
 
 def psnr(error: float) -> float:
-    """Returns the peak signal-to-noise ratio in dB for a mean squared error of images in [0, 1], at most 100."""
+    """Returns the peak signal-to-noise ratio, at most 100 dB, for a squared error of images in [0, 1]."""
     return _PSNR_CAP if error <= 10 ** (-_PSNR_CAP / 10) else float(-10 * np.log10(error))
 
 

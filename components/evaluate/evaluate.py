@@ -24,7 +24,7 @@ from preprocessing.storage import AnyPath
 logger = logging.getLogger("latentfaces")
 
 CONCEPT = "Smiling"
-CONCEPT_STEPS = np.linspace(-2, 2, 9)
+CONCEPT_STEPS = np.linspace(-1.5, 1.5, 7)
 GRIDS = (
     "real",
     "gan_samples",
@@ -84,9 +84,9 @@ def evaluate(
         `diversity`; `vae`: `reconstruction_mse`, `reconstruction_psnr_db`, `diversity` of samples and
         `diversity_ratio` to that of real images; `gan`: the latter two; `attributes`: for each, `real_share`,
         `guessing` (the accuracy of always giving the commoner answer), `real_accuracy`,
-        `reconstruction_accuracy`, `vae_share` and `gan_share`; `concept`: its `name`, the `steps` along it and
-        the `shares` of images that the classifier sees it in; `notes`. All shares and accuracies are in
-        [0, 1]. Topics without a model or attributes to measure them by are left out.
+        `reconstruction_accuracy`, `vae_share` and `gan_share`; `concept`: its `name`, the `steps` along it
+        and the `shares` of images that the classifier sees it in; `notes`. All shares and accuracies are
+        in [0, 1]. Topics without a model or attributes to measure them by are left out.
 
     Raises:
         UserError: before any long work, if there is no data set or model, they don't fit one another, or
@@ -114,8 +114,12 @@ def evaluate(
     if real.names:
         logger.info("evaluate: training the attribute classifier on %d real images", len(real.train))
         reader = classifier.train_classifier(real.train, real.train_attributes, seed)
-    found = _Findings([gallery.real(real.held_out, real.split)], {"seed": seed}, {})
-    _look_at_real(found, real)
+    metrics = {
+        "seed": seed,
+        "held_out": {"split": real.split, "examples": len(real.held_out)},
+        "real": {"diversity": distances.diversity(real.held_out[:_DIVERSITY_LIMIT] / np.float32(255))},
+    }
+    found = _Findings([gallery.real(real.held_out, real.split)], metrics, readings={})
     if generator is not None:
         logger.info("evaluate: sampling the GAN")
         _look_at_gan(found, generator, reader, seed)
@@ -131,7 +135,8 @@ def evaluate(
         storage.write(folder / "grids" / f"{picture.name}.png", picture.png)
     page = report.render(description, dataset, runs, found.pictures, found.metrics)
     storage.write(folder / "report.html", page.encode())
-    storage.write(folder / "metrics.json", (json.dumps(found.metrics, indent=2, allow_nan=False) + "\n").encode())
+    text = json.dumps(found.metrics, indent=2, allow_nan=False) + "\n"
+    storage.write(folder / "metrics.json", text.encode())
     return found.metrics
 
 
@@ -169,11 +174,6 @@ def _load_real(dataset: str, description: Dataset) -> _Real:
         split,
         [name for name, kept in zip(description.attribute_names, usable, strict=True) if kept],
     )
-
-
-def _look_at_real(found: _Findings, real: _Real) -> None:
-    found.metrics["held_out"] = {"split": real.split, "examples": len(real.held_out)}
-    found.metrics["real"] = {"diversity": distances.diversity(real.held_out[:_DIVERSITY_LIMIT] / np.float32(255))}
 
 
 def _look_at_gan(found: _Findings, generator: Network, reader: Network | None, seed: int) -> None:
@@ -252,7 +252,7 @@ def _attribute_table(
 def _notes(real: _Real, description: Dataset) -> list[str]:
     notes = []
     if real.split == "train":
-        notes.append("The data set has only a train split: the models have seen the images they are judged by.")
+        notes.append("The data set has only a train split: the models have seen what they are judged by.")
     elif real.split != "test":
         notes.append(f"The data set has no test split: the held-out images are those of '{real.split}'.")
     if not description.attribute_names:

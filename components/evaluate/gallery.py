@@ -55,11 +55,11 @@ def vae_samples(images: np.ndarray) -> Picture:
 
 def reconstructions(originals: np.ndarray, decoded: np.ndarray, split: str) -> Picture:
     """Rows of originals, each above the row of their reconstructions."""
-    above, below = (pictures.in_rows(images[: COLUMNS * 4], COLUMNS) for images in (originals, decoded))
-    rows = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
-    caption = (
-        f"Upper row of each pair: images of the split “{split}”. Lower row: the same after the encoder and the decoder."
+    above, below = (
+        pictures.in_rows(pictures.to_uint8(images[: COLUMNS * 4]), COLUMNS) for images in (originals, decoded)
     )
+    rows = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
+    caption = f"Above: images of the split “{split}”. Below each: the same after encoder and decoder."
     return _picture("reconstructions", "Reconstructions", caption, rows, rows_in_group=2)
 
 
@@ -67,7 +67,7 @@ def interpolations(vae: Vae, means: np.ndarray) -> Picture:
     """The way in latent space from one image to another, of encoded images [N, D]."""
     count = max(min(_FACES, len(means) // 2), 1)
     ways = latents.interpolate(means[:count], means[-count:], _INTERPOLATION_STEPS)
-    caption = "From one held-out image (left) to another (right), by spherical interpolation of their latent vectors."
+    caption = "From one held-out image (left) to another (right): spherical interpolation of their latents."
     return _picture("interpolations", "Interpolations", caption, _decode(vae, ways))
 
 
@@ -82,10 +82,10 @@ def manifold(vae: Vae) -> Picture:
 
 
 def concept(name: str, images: np.ndarray, steps: np.ndarray) -> Picture:
-    """Images [R, S, H, W, C] of faces moved along a concept vector by each of the steps [S]."""
+    """Images [N, S, H, W, C] moved along a concept vector by steps [S] from below 0 to above."""
     caption = (
-        f"Held-out images moved along the latent direction of “{name}”, from {steps[0]:+g} (left) "
-        f"to {steps[-1]:+g} (right) times its length; the middle column is not moved."
+        f"Held-out images moved along the latent direction of “{name}”, from −{-steps[0]:g} (left) "
+        f"to +{steps[-1]:g} (right) times the concept vector; the middle column is not moved."
     )
     title = f"Concept vector: {name}"
     return _picture(f"concept_{name.lower()}", title, caption, images[:_FACES])

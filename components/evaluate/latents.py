@@ -23,18 +23,17 @@ def interpolate(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     Returns:
         float32 [N, steps, D].
     """
-    starts, ends = starts[:, None].astype(np.float64), ends[:, None].astype(np.float64)
-    share = np.linspace(0, 1, steps)[None, :, None]
-    lengths = [np.maximum(np.linalg.norm(ends_of, axis=-1, keepdims=True), 1e-12) for ends_of in (starts, ends)]
-    cosine = np.sum(starts * ends, axis=-1, keepdims=True) / (lengths[0] * lengths[1])
-    angle = np.arccos(np.clip(cosine, -1, 1))
+    a, b = starts[:, None].astype(np.float64), ends[:, None].astype(np.float64)
+    done = np.linspace(0, 1, steps)[:, None]
+    left = 1 - done
+    length_a, length_b = (np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (a, b))
+    unit_a, unit_b = a / length_a, b / length_b
+    angle = np.arccos(np.clip(np.sum(unit_a * unit_b, axis=-1, keepdims=True), -1, 1))
     turns = np.sin(angle) > 1e-3
-    sine = np.where(turns, np.sin(angle), 1)
-    direction = (
-        np.sin((1 - share) * angle) / sine * starts / lengths[0] + np.sin(share * angle) / sine * ends / lengths[1]
-    )
-    length = (1 - share) * lengths[0] + share * lengths[1]
-    return np.where(turns, direction * length, (1 - share) * starts + share * ends).astype(np.float32)
+    direction = np.sin(left * angle) * unit_a + np.sin(done * angle) * unit_b
+    direction /= np.where(turns, np.sin(angle), 1)
+    length = left * length_a + done * length_b
+    return np.where(turns, length * direction, left * a + done * b).astype(np.float32)
 
 
 def manifold(points: int, scale: float = 1.0) -> np.ndarray:

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from preprocessing import storage
 from preprocessing.errors import UserError
-from preprocessing.storage import resolve
 
 BATCH = 256
 FILES = {"vae": ("encoder.keras", "decoder.keras"), "gan": ("generator.keras",)}
@@ -26,6 +26,7 @@ class Network:
     """
 
     def __init__(self, model: keras.Model) -> None:
+        """Wraps the model; its graph is built with the first batch."""
         self.input_shape = tuple(model.input_shape[1:])
         outputs = model.output_shape
         self.output_shape = tuple(outputs[0] if isinstance(outputs, list) else outputs)[1:]
@@ -53,7 +54,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Vae:
-    """`encoder` maps images in [0, 1] to the mean of their latent distribution, `decoder` latents to images."""
+    """`encoder` maps images to the means of their latent distributions, `decoder` latents to images."""
 
     encoder: Network
     decoder: Network
@@ -75,11 +76,12 @@ def read_config(folder: str, kind: str, image_shape: tuple[int, ...]) -> dict[st
     Raises:
         UserError: if a file is missing, or the model is of another kind or for another image shape.
     """
+    root = storage.resolve(folder)
     for name in ("config.json", *FILES[kind]):
-        if not (resolve(folder) / name).exists():
-            raise UserError(f"Model folder '{folder}' has no {name}: give the folder of a finished training run.")
+        if not (root / name).exists():
+            raise UserError(f"Model folder '{folder}' has no {name}: give one of a finished training run.")
     try:
-        config = json.loads((resolve(folder) / "config.json").read_text())
+        config = json.loads(storage.read(root / "config.json"))
         model, shape = config["model"], tuple(config["image_shape"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"'{folder}/config.json' does not say which model it is: train again.") from None
@@ -87,8 +89,8 @@ def read_config(folder: str, kind: str, image_shape: tuple[int, ...]) -> dict[st
         raise UserError(f"Model folder '{folder}' holds a {model}, not a {kind}: give it as --{model}.")
     if shape != tuple(image_shape):
         raise UserError(
-            f"Model '{folder}' was trained for images of {_by(shape)}, but the data set's are {_by(image_shape)}: "
-            "evaluate it on the data set that it was trained on."
+            f"Model '{folder}' was trained for images of {_by(shape)}, and the data set's are "
+            f"{_by(image_shape)}: evaluate it on the data set that it was trained on."
         )
     return config
 
@@ -106,12 +108,12 @@ def load_network(folder: str, name: str) -> Network:
     """
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / name
-        copy.write_bytes((resolve(folder) / name).read_bytes())
+        copy.write_bytes(storage.read(storage.resolve(folder) / name))
         try:
             return Network(keras.saving.load_model(copy, compile=False, safe_mode=True))
         except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
             reason = str(error).strip().split("\n")[0]
-            raise UserError(f"'{folder}/{name}' is not a model that can be loaded safely: {reason}") from error
+            raise UserError(f"'{folder}/{name}' can't be loaded as a safe Keras model: {reason}") from error
 
 
 def _by(shape: tuple[int, ...]) -> str:

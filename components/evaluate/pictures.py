@@ -29,7 +29,8 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
     factor = -(-_CELL // size) if size <= _SMALL and not tight else 1
     gap = 0 if tight else 4
     cell_height, cell_width = height * factor, width * factor
-    tops = [row * (cell_height + gap) + row // rows_in_group * 2 * gap * (rows_in_group > 1) for row in range(rows)]
+    group_gap = 2 * gap if rows_in_group > 1 else 0
+    tops = [row * (cell_height + gap) + row // rows_in_group * group_gap for row in range(rows)]
     sheet = Image.new("RGBA", (columns * (cell_width + gap) - gap, tops[-1] + cell_height))
     for row, top in enumerate(tops):
         for column in range(columns):

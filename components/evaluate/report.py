@@ -14,7 +14,7 @@ from preprocessing.dataset import Dataset
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that was evaluated: "VAE" or "GAN", its `config.json` and the rows of its `history.csv`."""
+    """A training run: "VAE" or "GAN", its `config.json` and the rows of its `history.csv`."""
 
     title: str
     config: dict[str, Any]
@@ -47,10 +47,11 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
+    environment.filters["percent"] = lambda share: (
+        "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    )
     environment.filters["number"] = lambda value: f"{value:.4g}"
     environment.filters["setting"] = _setting
-    environment.filters["zip"] = zip
     return environment.get_template("report.html.jinja").render(
         dataset=dataset,
         dataset_uri=dataset_uri,

@@ -72,5 +72,7 @@ class Checkpoints:
                     return step
                 except (tf.errors.OpError, AssertionError, ValueError) as error:
                     reason = str(error).splitlines()[0]
-                    logger.warning("Checkpoint of step %d can't be read (%s): trying the one before.", step, reason)
+                    logger.warning(
+                        "Checkpoint of step %d can't be read (%s): trying the one before.", step, reason
+                    )
         return 0

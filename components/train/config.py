@@ -75,7 +75,7 @@ class TrainConfig(Preset):
         preset: name of the preset, which also names the networks.
         image_shape: (height, width, channels) of the data set.
         dataset: location of the data set folder.
-        dataset_version: sha256 over the data set's shards, so that other data at that location is noticed.
+        dataset_digest: sha256 over the data set's shards, so that other data at that location is noticed.
         steps: training steps; follows from `epochs` unless the user counts in steps.
         seed: of all random numbers.
         precision: "float32", "float64", "mixed_bfloat16" or "mixed_float16".
@@ -85,7 +85,7 @@ class TrainConfig(Preset):
     preset: str = ""
     image_shape: tuple[int, int, int] = (0, 0, 0)
     dataset: str = ""
-    dataset_version: str = ""
+    dataset_digest: str = ""
     steps: int = 0
     seed: int = 0
     precision: str = "float32"

@@ -73,7 +73,9 @@ def _fetch(folder: str, shard: Shard, cache: Path) -> Path:
         return local
     data = (resolve(folder) / shard.name).read_bytes()
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise UserError(f"Shard '{folder}/{shard.name}' does not match the sha256 in dataset.json: preprocess again.")
+        raise UserError(
+            f"Shard '{folder}/{shard.name}' does not match the sha256 in dataset.json: preprocess again."
+        )
     with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
         file.write(data)
     return Path(file.name).rename(local)
@@ -92,25 +94,23 @@ def open_split(folder: str, dataset: Dataset, split: str) -> Examples:
     """
     shards = dataset.splits[split].shards if split in dataset.splits else ()
     if not sum(shard.examples for shard in shards):
-        raise UserError(f"Data set '{folder}' has no examples in its split '{split}': preprocess more images.")
+        raise UserError(
+            f"Data set '{folder}' has no examples in its split '{split}': preprocess more images."
+        )
     root = resolve(folder)
     if isinstance(root, Path):
         paths = [root / shard.name for shard in shards]
     else:
-        cache = Path(tempfile.gettempdir()) / f"latentfaces-{dataset_version(dataset)[:16]}"
+        cache = Path(tempfile.gettempdir()) / f"latentfaces-{dataset.digest[:16]}"
         cache.mkdir(exist_ok=True)
         with ThreadPoolExecutor(8) as pool:
             paths = list(pool.map(lambda shard: _fetch(folder, shard, cache), shards))
     for path, shard in zip(paths, shards, strict=True):
         if not path.exists() or path.stat().st_size != shard.bytes:
-            raise UserError(f"Shard '{path}' is missing or has another size than dataset.json says: preprocess again.")
+            raise UserError(
+                f"Shard '{path}' is missing or has another size than dataset.json says: preprocess again."
+            )
     return Examples(paths)
-
-
-def dataset_version(dataset: Dataset) -> str:
-    """Returns the sha256, in hexadecimal, of the checksums of all shards."""
-    digests = [shard.sha256 for split in dataset.splits.values() for shard in split.shards]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def load_split(

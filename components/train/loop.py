@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from cloudpathlib import CloudPath
 
+from components.step import StepError, reporting
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.gan import GAN
@@ -21,9 +21,9 @@ from components.train.input import batches, open_split
 from components.train.monitor import Monitor
 from components.train.noise import GlobalBatchNoise
 from components.train.vae import VAE
+from preprocessing import storage
 from preprocessing.dataset import read_dataset
 from preprocessing.errors import UserError
-from preprocessing import storage
 
 logger = logging.getLogger("latentfaces")
 
@@ -43,7 +43,7 @@ def train(config: TrainConfig, folder: Path | CloudPath, *, log_steps: int, chec
 
     Raises:
         UserError: if the data set can't be read or the batch can't be divided among the replicas.
-        FloatingPointError: if a loss is not finite; its message names the step.
+        StepError: if a loss is not finite; its message names the step.
     """
     keras.utils.set_random_seed(config.seed)  # the networks' initial weights
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
@@ -100,7 +100,9 @@ def train(config: TrainConfig, folder: Path | CloudPath, *, log_steps: int, chec
         step += 1
         is_last = step == config.steps
         if step % log_steps == 0 or step % checkpoint_steps == 0 or is_last:
-            summed = strategy.reduce("SUM", strategy.run(lambda *rows: tf.stack(rows), args=tuple(losses)), axis=None)
+            summed = strategy.reduce(
+                "SUM", strategy.run(lambda *rows: tf.stack(rows), args=tuple(losses)), axis=None
+            )
             means = _finite_means(summed.numpy(), step - len(losses), names)
             losses.clear()
             if monitor:
@@ -121,12 +123,12 @@ def _finite_means(losses: np.ndarray, first_step: int, names: list[str]) -> dict
     """Returns the mean of each loss over some steps, [steps, losses].
 
     Raises:
-        FloatingPointError: if one is NaN or infinite.
+        StepError: if one is NaN or infinite.
     """
     bad = np.argwhere(~np.isfinite(losses))
     if len(bad):
         row, column = bad[0]
-        raise FloatingPointError(
+        raise StepError(
             f"The {names[column]} became {losses[row, column]} at step {first_step + row + 1}: training stopped. "
             "The checkpoints before it are whole; try a lower learning rate."
         )
@@ -141,26 +143,26 @@ def _save(networks: dict[str, keras.Model], folder: Path | CloudPath) -> None:
             storage.write(folder / file.name, file.read_bytes())
 
 
-def main() -> int:
+def main() -> None:
     """Runs one worker of a gang: `python -m components.train.loop FOLDER LOG_STEPS CHECKPOINT_STEPS THREADS`."""
     folder, log_steps, checkpoint_steps, threads = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     config = TrainConfig.from_json((storage.resolve(folder) / "config.json").read_text())
-    try:
-        train(config, storage.resolve(folder), log_steps=int(log_steps), checkpoint_steps=int(checkpoint_steps))
-    except UserError as error:
-        logger.error("%s", error)
-        return 2
-    except FloatingPointError as error:
-        logger.error("%s", error)
-        return 1
-    return 0
+    with reporting():
+        train(
+            config, storage.resolve(folder), log_steps=int(log_steps), checkpoint_steps=int(checkpoint_steps)
+        )
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)
-    status = main()
+    status: int | str | None = 0
+    try:
+        main()
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException:
+        logger.exception("worker failed")
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # TensorFlow's teardown waits for peers that may be gone
+    os._exit(int(status or 0))  # TensorFlow's teardown would wait for peers that may be gone

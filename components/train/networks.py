@@ -171,7 +171,8 @@ def _decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...])
 def _posterior(x: keras.KerasTensor, latent_dim: int) -> list[keras.KerasTensor]:
     # float32 whatever the precision: the KL term takes the exponential of z_log_var
     return [
-        layers.Dense(latent_dim, name=name, dtype=keras.config.floatx())(x) for name in ("z_mean", "z_log_var")
+        layers.Dense(latent_dim, name=name, dtype=keras.config.floatx())(x)
+        for name in ("z_mean", "z_log_var")
     ]
 
 

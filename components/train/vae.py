@@ -79,7 +79,10 @@ class VAE:
             if deviation:
                 pixels, kl = gaussian_loss(images, outputs, deviation), kl_loss(z_mean, z_log_var)
             else:
-                pixels, kl = cross_entropy(images, outputs), kl_loss(z_mean, z_log_var) / self._config.latent_dim
+                pixels, kl = (
+                    cross_entropy(images, outputs),
+                    kl_loss(z_mean, z_log_var) / self._config.latent_dim,
+                )
             reconstruction = tf.reduce_sum(pixels) / count
             kl = tf.reduce_sum(kl) / count
             total = reconstruction + kl

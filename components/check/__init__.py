@@ -1,0 +1,1 @@
+"""The check that comes before any long work."""

@@ -1,0 +1,40 @@
+"""How every step speaks, as a component and on the command line: plain lines, and one sentence for a mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+from preprocessing.errors import UserError
+
+LOG_FORMAT = "%(asctime)s latentfaces: %(message)s"
+TIME_FORMAT = "%H:%M:%S"
+
+# What a user should see are our lines, not TensorFlow's, Keras' and gRPC's. Processes that we start inherit it.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
+
+
+class StepError(Exception):
+    """A step failed, and not by a mistake of the user's: its message is shown and the exit status is 1."""
+
+
+def start_logging() -> None:
+    """Sends our own lines to standard error, and of other libraries' only errors."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT, datefmt=TIME_FORMAT, force=True)
+    logging.getLogger("latentfaces").setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+    """Runs a step with our logging; ends the program with status 2 for a `UserError` and 1 for a `StepError`."""
+    start_logging()
+    try:
+        yield
+    except (UserError, StepError) as error:
+        logging.getLogger("latentfaces").error("error: %s", error)
+        sys.exit(2 if isinstance(error, UserError) else 1)

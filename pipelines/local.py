@@ -1,0 +1,69 @@
+"""The same pipeline on this machine: each step a process, no containers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from kfp import local
+
+from components.step import StepError
+from pipelines.faces import faces_pipeline
+
+logger = logging.getLogger("latentfaces")
+
+_OUR_LINE = re.compile(r"\d\d:\d\d:\d\d latentfaces: .*")
+
+
+class _OurLines:
+    """A stream that keeps everything in a log file and shows the lines that our steps wrote."""
+
+    def __init__(self, log: TextIO, shown: TextIO) -> None:
+        self._log = log
+        self._shown = shown
+
+    def write(self, text: str) -> int:
+        for line in _OUR_LINE.findall(text):
+            print(line, file=self._shown, flush=True)
+        return self._log.write(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+
+
+def run_locally(arguments: Mapping[str, object], log: Path) -> str:
+    """Runs the pipeline with kfp's local runner.
+
+    Args:
+        arguments: of the pipeline, by name; `root` is a local folder.
+        log: file for all that the steps print; their own lines are shown on standard error too.
+
+    Returns:
+        Where the report is.
+
+    Raises:
+        StepError: if a step failed.
+    """
+    # kfp starts `python3` from the PATH, which need not be the one that runs this
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
+        handler = logging.StreamHandler(file)
+        logging.getLogger().addHandler(handler)
+        try:
+            local.init(
+                local.SubprocessRunner(use_venv=False),
+                pipeline_root=str(log.parent / "kfp"),
+                raise_on_error=True,
+            )
+            return faces_pipeline()(**arguments).output
+        except RuntimeError as error:
+            raise StepError(f"{str(error).splitlines()[0]} All that the steps printed is in {log}.") from None
+        finally:
+            logging.getLogger().removeHandler(handler)

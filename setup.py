@@ -1,0 +1,40 @@
+"""Packaging; Beam also takes this file as its `--setup_file`."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="latentfaces",
+    version="0.1.0",
+    description="Turns a folder of faces into a trained VAE and DCGAN, and the pictures that show what they learned.",
+    packages=find_packages(include=["pipelines*", "components*", "preprocessing*"]),
+    package_data={"components.evaluate": ["*.jinja"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "cloudpathlib[gs]>=0.26",
+        "google-cloud-storage>=3.17",
+        "google-crc32c>=1.8",
+        "jinja2>=3.1",
+        "kfp>=2.16.1,<3",
+        "numpy>=2",
+        "opencv-python-headless>=4.10",
+        "pillow>=12",
+        "rich>=14",
+        "simplejpeg>=1.8",
+        "tensorboard>=2.20",
+        "tensorflow>=2.21,<2.22",
+        "tqdm>=4.66",
+        "typer>=0.20",
+    ],
+    extras_require={
+        "dask": ["apache-beam[dask]>=2.77,<3"],
+        "dev": [
+            "apache-beam[dask]>=2.77,<3",
+            "gcp-storage-emulator>=2024.8",
+            "mlxtend>=0.24",
+            "pytest>=8",
+            "ruff>=0.14",
+        ],
+    },
+    entry_points={"console_scripts": ["latentfaces=pipelines.cli:main"]},
+)
