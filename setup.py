@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 setup(
     name="latentfaces",
     version="0.1.0",
-    description="Turns a folder of faces into a trained VAE and DCGAN, and the pictures that show what they learned.",
+    description="Faces in, a trained VAE and DCGAN out, and the pictures that show what they learned.",
     packages=find_packages(include=["pipelines*", "components*", "preprocessing*"]),
     package_data={"components.evaluate": ["*.jinja"]},
     python_requires=">=3.11",
@@ -34,6 +34,7 @@ setup(
             "mlxtend>=0.24",
             "pytest>=8",
             "ruff>=0.14",
+            "uv>=0.9",
         ],
     },
     entry_points={"console_scripts": ["latentfaces=pipelines.cli:main"]},

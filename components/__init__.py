@@ -1,1 +1,3 @@
-"""The steps of the pipeline: preprocess, train, evaluate."""
+"""The steps of the pipeline: check, preprocess, train, evaluate."""
+
+IMAGE = "latentfaces:latest"  # of every step, until the pipeline is built for another one

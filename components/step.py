@@ -38,3 +38,17 @@ def reporting() -> Iterator[None]:
     except (UserError, StepError) as error:
         logging.getLogger("latentfaces").error("error: %s", error)
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow with standard error closed, on which its libraries greet whatever the log level."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from components.step import reporting
+from components.step import import_tensorflow, reporting
 from preprocessing.errors import UserError
 
 app = typer.Typer(
-    help="Faces in, two trained generators out: a VAE, a DCGAN, and the pictures that show what they learned.",
+    help="Faces in, a trained VAE and DCGAN out, and the pictures that show what they learned.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -156,6 +156,7 @@ def evaluate(
 ) -> None:
     """Render what the models learned, and measure it."""
     with reporting():
+        import_tensorflow()
         from components.evaluate.evaluate import evaluate as run_evaluation
 
         run_evaluation(dataset, output, vae, gan, seed)
@@ -186,13 +187,14 @@ def compile_command(
     """Write the pipeline's IR, ready for a Kubeflow cluster."""
     from kfp import compiler
 
-    from pipelines.faces import DEFAULT_IMAGE, faces_pipeline
+    from components import IMAGE
+    from pipelines.faces import faces_pipeline
 
     with reporting():
         if output.suffix not in (".yaml", ".yml", ".json"):
             raise UserError(f"--output {output} has to end in .yaml or .json")
         output.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(faces_pipeline(image or DEFAULT_IMAGE), str(output))
+        compiler.Compiler().compile(faces_pipeline(image or IMAGE), str(output))
         typer.echo(f"The pipeline is in {output}")
 
 
@@ -218,9 +220,7 @@ def _parse_parameters(texts: list[str]) -> dict[str, object]:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
             raise UserError(f"--param {text} is not name=value with a name among {', '.join(known)}")
-        kind = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str, "LIST": str.split}[
-            known[name].type
-        ]
+        kind = {"Integer": int, "Float": float, "String": str, "List": str.split}[known[name].type]
         try:
             parsed[name] = kind(value)
         except ValueError:

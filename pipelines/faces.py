@@ -3,15 +3,14 @@
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from components import IMAGE
 from components.check.component import check
 from components.evaluate.component import evaluate
 from components.preprocess.component import preprocess
 from components.train.component import train
 
-DEFAULT_IMAGE = "latentfaces:latest"
 
-
-def faces_pipeline(image: str = DEFAULT_IMAGE) -> BaseComponent:
+def faces_pipeline(image: str = IMAGE) -> BaseComponent:
     """Builds the pipeline.
 
     Args:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -56,6 +57,7 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
     with log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
         handler = logging.StreamHandler(file)
         logging.getLogger().addHandler(handler)
+        warnings.filterwarnings("ignore", module="kfp")  # that our image is not used here is what we want
         try:
             local.init(
                 local.SubprocessRunner(use_venv=False),

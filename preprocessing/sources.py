@@ -10,6 +10,7 @@ Files of the operating system (`.DS_Store`, anything with a name that starts wit
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import struct
 import zipfile
@@ -74,6 +75,10 @@ IMAGES_FOLDER = "img_align_celeba"
 _ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 _PARTITION_FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
 _READS_AHEAD = 16
+# The file's own fault, where any other error is the storage's and the shard has to be tried again.
+_UNREADABLE = {
+    getattr(errno, name) for name in "ENOENT EACCES EPERM EISDIR ENOTDIR EINVAL ELOOP ENXIO".split()
+}
 _BITS = bytes.maketrans(b"01", b"\0\1")
 _SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
@@ -357,8 +362,10 @@ def read_images(
 def _read_file(path: AnyPath | str) -> bytes | RefusedImage:
     try:
         return storage.read(path, length=MAX_FILE_BYTES + 1)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return RefusedImage(f"unreadable file: {error.strerror or type(error).__name__}")
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        return RefusedImage(f"unreadable file: {error.strerror}")
 
 
 def _read_entry(file: BinaryIO, entry: ZipEntry) -> bytes:

@@ -52,6 +52,12 @@ def _require_bucket(name: str) -> None:
         raise UserError(f"the storage service for gs://{name} cannot be reached: {error}") from None
 
 
+def forget_connections() -> None:
+    """Forgets the client and what is known of buckets, for when the environment names another server."""
+    _client.cache_clear()
+    _require_bucket.cache_clear()
+
+
 def resolve(uri: str | Path | CloudPath) -> AnyPath:
     """Turns a URI into a path object.
 
@@ -100,14 +106,7 @@ def read(path: AnyPath | str, start: int = 0, length: int | None = None) -> byte
         OSError: It cannot be read, or is a device or a pipe.
     """
     if isinstance(path, Path | str):
-        status = os.stat(path)
-        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode) or stat.S_ISSOCK(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))  # opening it could wait for ever
-        with open(path, "rb") as file:
-            if start:
-                file.seek(start)
-            rest = status.st_size - start
-            return file.read(rest if length is None else min(length, rest))
+        return _read_local(path, start, length)
     if length == 0:
         return b""
     end = None if length is None else start + length - 1
@@ -117,6 +116,22 @@ def read(path: AnyPath | str, start: int = 0, length: int | None = None) -> byte
         raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from None
     except google_exceptions.RequestRangeNotSatisfiable:  # nothing from byte `start` on
         return b""
+
+
+def _read_local(path: Path | str, start: int, length: int | None) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        rest = max(0, status.st_size - start)
+        wanted = rest if length is None else min(length, rest)
+        data = os.pread(descriptor, wanted, start)
+        while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), start + len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def open_for_reading(path: AnyPath) -> BinaryIO:

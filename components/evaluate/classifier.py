@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras import layers
 
 from components.evaluate.models import Network
+from components.evaluate.pictures import to_float
 
 _BATCH = 64
 _FILTERS = 32
@@ -45,7 +46,7 @@ def train_classifier(images: np.ndarray, attributes: np.ndarray, seed: int, step
         mirrored = rng.random(len(rows)) < 0.5
         batch = images[rows]
         batch[mirrored] = batch[mirrored, :, ::-1]
-        train(tf.constant(batch / np.float32(255)), tf.constant(attributes[rows], tf.float32))
+        train(tf.constant(to_float(batch)), tf.constant(attributes[rows], tf.float32))
     return Network(model)
 
 

@@ -2,8 +2,10 @@
 
 from kfp import dsl
 
+from components import IMAGE
 
-@dsl.component(install_kfp_package=False)
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
     dataset: dsl.Input[dsl.Dataset],
     vae: dsl.Input[dsl.Model],
@@ -24,11 +26,13 @@ def evaluate(
         metrics: The numbers.
         report: The report.
     """
-    from components.evaluate.evaluate import evaluate
-    from components.evaluate.publish import publish_evaluation
-    from components.step import reporting
+    from components.step import import_tensorflow, reporting
 
     with reporting():
+        import_tensorflow()
+        from components.evaluate.evaluate import evaluate
+        from components.evaluate.publish import publish_evaluation
+
         numbers = evaluate(dataset.metadata["location"], destination, vae.path, gan.path, seed)
         for name, value in publish_evaluation(numbers, destination, report.path).items():
             metrics.log_metric(name, value)

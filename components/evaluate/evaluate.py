@@ -14,6 +14,7 @@ from google.api_core.exceptions import GoogleAPIError
 from components.evaluate import classifier, concepts, distances, gallery, latents, report
 from components.evaluate.gallery import Picture
 from components.evaluate.models import Network, Vae, load_network, load_vae, read_config
+from components.evaluate.pictures import to_float
 from components.train.input import load_split
 from components.train.monitor import read_history
 from preprocessing import storage
@@ -117,7 +118,7 @@ def evaluate(
     metrics = {
         "seed": seed,
         "held_out": {"split": real.split, "examples": len(real.held_out)},
-        "real": {"diversity": distances.diversity(real.held_out[:_DIVERSITY_LIMIT] / np.float32(255))},
+        "real": {"diversity": distances.diversity(to_float(real.held_out[:_DIVERSITY_LIMIT]))},
     }
     found = _Findings([gallery.real(real.held_out, real.split)], metrics, readings={})
     if generator is not None:
@@ -188,7 +189,7 @@ def _look_at_vae(found: _Findings, real: _Real, vae: Vae, reader: Network | None
     means = vae.encoder(real.held_out)
     decoded = vae.decoder(means)
     samples = vae.decoder(latents.sample(_SAMPLES, vae.latent_dim, seed))
-    error = distances.mean_squared_error(real.held_out / np.float32(255), decoded)
+    error = distances.mean_squared_error(to_float(real.held_out), decoded)
     found.metrics["vae"] = {
         "reconstruction_mse": error,
         "reconstruction_psnr_db": distances.psnr(error),

@@ -12,8 +12,8 @@ def interpolate(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     """Spherical linear interpolation (White, Sampling Generative Networks, 2016, arXiv:1609.04468).
 
     The direction turns evenly and the length changes evenly. A straight line would pass closer to the
-    origin than faces lie in a space of many dimensions, and show an average face midway. Between vectors of
-    (nearly) the same or opposite direction, where the turn is not defined, it is the straight line.
+    origin than faces lie in a space of many dimensions, and show an average face midway. Where the turn is
+    not defined, between vectors of the same or opposite direction or of no length, it is the straight line.
 
     Args:
         starts: [N, D].
@@ -29,7 +29,7 @@ def interpolate(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     length_a, length_b = (np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (a, b))
     unit_a, unit_b = a / length_a, b / length_b
     angle = np.arccos(np.clip(np.sum(unit_a * unit_b, axis=-1, keepdims=True), -1, 1))
-    turns = np.sin(angle) > 1e-3
+    turns = (np.sin(angle) > 1e-3) & (np.minimum(length_a, length_b) > 1e-9)
     direction = np.sin(left * angle) * unit_a + np.sin(done * angle) * unit_b
     direction /= np.where(turns, np.sin(angle), 1)
     length = left * length_a + done * length_b

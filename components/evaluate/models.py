@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.evaluate.pictures import to_float
 from preprocessing import storage
 from preprocessing.errors import UserError
 
@@ -42,14 +43,13 @@ class Network:
         """Runs the network.
 
         Args:
-            inputs: [N, ...]; uint8 images are scaled to [0, 1], other types taken as they are.
+            inputs: [N, ...]; uint8 images are scaled to [0, 1], floats taken as they are.
 
         Returns:
             float32 [N, ...].
         """
-        scale = np.float32(1 / 255 if inputs.dtype == np.uint8 else 1)
         batches = (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
-        return np.concatenate([self._run(batch.astype(np.float32) * scale).numpy() for batch in batches])
+        return np.concatenate([self._run(to_float(batch)).numpy() for batch in batches])
 
 
 @dataclass(frozen=True)

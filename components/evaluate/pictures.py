@@ -52,6 +52,11 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Returns images as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
+    return images / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
+
+
 def png(image: Image.Image) -> bytes:
     """Returns the picture as the bytes of a PNG file; the same pixels give the same bytes."""
     buffer = io.BytesIO()

@@ -2,8 +2,10 @@
 
 from kfp import dsl
 
+from components import IMAGE
 
-@dsl.component(install_kfp_package=False)
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def preprocess(
     source: str,
     location: str,

@@ -17,7 +17,7 @@ from preprocessing.errors import UserError
 
 
 def run_gang(arguments: list[str], workers: int, gpus_per_worker: int) -> None:
-    """Runs `python -m components.train.loop` in N processes that find each other through `TF_CONFIG`.
+    """Runs `python -m components.train.worker` in N processes that find each other through `TF_CONFIG`.
 
     The first worker, the chief, shares this process's output; what the others print is shown when one of
     them fails. When one ends badly the others, which would wait for it, are ended too.
@@ -32,10 +32,9 @@ def run_gang(arguments: list[str], workers: int, gpus_per_worker: int) -> None:
         StepError: if a worker failed otherwise.
     """
     threads = max(1, (os.cpu_count() or 1) // workers)
-    command = [sys.executable, "-m", "components.train.loop", *arguments, str(threads)]
+    command = [sys.executable, "-m", "components.train.worker", *arguments, str(threads)]
     with ExitStack() as stack:
-        # Sockets that stay bound (but don't listen) until the end keep other programs off the chosen ports.
-        addresses = [f"127.0.0.1:{_reserve_port(stack)}" for _ in range(workers)]
+        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
         processes: list[subprocess.Popen[bytes]] = []
         outputs = []
         stack.callback(_end, processes)
@@ -64,11 +63,12 @@ def run_gang(arguments: list[str], workers: int, gpus_per_worker: int) -> None:
             raise UserError(message) if status == 2 else StepError(message)
 
 
-def _reserve_port(stack: ExitStack) -> int:
-    reserved = stack.enter_context(socket.socket())
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> tuple[int, int]:

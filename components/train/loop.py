@@ -1,10 +1,8 @@
-"""The training loop: one for every model, on one worker or many. Run as a program, it is one worker."""
+"""The training loop: one for every model, on one worker or many."""
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from cloudpathlib import CloudPath
 
-from components.step import StepError, reporting
+from components.step import StepError
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.gan import GAN
@@ -141,28 +139,3 @@ def _save(networks: dict[str, keras.Model], folder: Path | CloudPath) -> None:
             file = Path(name) / f"{network}.keras"
             model.save(file)
             storage.write(folder / file.name, file.read_bytes())
-
-
-def main() -> None:
-    """Runs one worker of a gang: `python -m components.train.loop FOLDER LOG_STEPS CHECKPOINT_STEPS THREADS`."""
-    folder, log_steps, checkpoint_steps, threads = sys.argv[1:]
-    tf.config.threading.set_intra_op_parallelism_threads(int(threads))
-    config = TrainConfig.from_json((storage.resolve(folder) / "config.json").read_text())
-    with reporting():
-        train(
-            config, storage.resolve(folder), log_steps=int(log_steps), checkpoint_steps=int(checkpoint_steps)
-        )
-
-
-if __name__ == "__main__":
-    status: int | str | None = 0
-    try:
-        main()
-    except SystemExit as stop:
-        status = stop.code
-    except BaseException:
-        logger.exception("worker failed")
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(status or 0))  # TensorFlow's teardown would wait for peers that may be gone

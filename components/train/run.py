@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cloudpathlib import CloudPath
 
+from components.step import import_tensorflow
 from components.train.config import TrainConfig, find_preset
 from components.train.gang import run_gang
 from preprocessing import storage
@@ -77,7 +78,8 @@ def train(
         logger.info("%s in %s is trained already.", model.upper(), output)
         return
     if "TF_CONFIG" in os.environ:
-        from components.train import loop  # imports TensorFlow: not before it is needed
+        import_tensorflow()
+        from components.train import loop
 
         loop.train(config, folder, log_steps=log_steps, checkpoint_steps=checkpoint_steps)
     else:

@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env demo test lint lock
+
+env: .venv/done
+
+.venv/done: requirements-dev.lock setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: env
+	$(BIN)/latentfaces demo --output runs/demo
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Pins the newest versions that setup.py allows; `requirements.lock` is what the image installs.
+lock: env
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 setup.py -o requirements.lock
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 --extra dev setup.py \
+	    -c requirements.lock -o requirements-dev.lock

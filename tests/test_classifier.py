@@ -1,0 +1,36 @@
+import numpy as np
+
+from components.evaluate.classifier import accuracy, learnable, train_classifier
+
+
+def striped(count, seed):
+    """Noise with a bright bar on top (first attribute) and a dark one below (second), each at random."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(60, 200, (count, 16, 16, 3), np.uint8)
+    attributes = rng.integers(0, 2, (count, 2))
+    images[attributes[:, 0] == 1, 2:5] = 255
+    images[attributes[:, 1] == 1, 11:14] = 0
+    return images, attributes
+
+
+def test_it_learns_what_can_be_seen_and_repeats_itself():
+    images, attributes = striped(400, seed=0)
+    others, truth = striped(200, seed=1)
+    first, again, other = (train_classifier(images, attributes, seed, steps=60)(others) for seed in (3, 3, 4))
+    assert first.shape == (200, 2) and accuracy(first, truth).min() > 0.98
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_bytes_and_floats_are_read_alike():
+    images, attributes = striped(100, seed=0)
+    read = train_classifier(images, attributes, seed=0, steps=2)
+    np.testing.assert_allclose(read(images), read(images / np.float32(255)), atol=1e-6)
+
+
+def test_accuracy_and_learnable_columns():
+    attributes = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1], [1, 0, 0]])
+    assert learnable(attributes, 1).tolist() == [False, True, True]
+    assert learnable(attributes, 2).tolist() == [False, False, True]
+    probabilities = np.array([[0.9, 0.6, 0.6], [0.8, 0.1, 0.6], [0.7, 0.7, 0.6], [0.6, 0.2, 0.6]])
+    assert accuracy(probabilities, attributes).tolist() == [1, 0.75, 0.5]

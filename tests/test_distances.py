@@ -1,0 +1,28 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.evaluate.distances import diversity, mean_squared_error, psnr
+
+
+def test_psnr_equals_tensorflows():
+    rng = np.random.default_rng(0)
+    images, others = rng.random((1, 16, 16, 3), np.float32), rng.random((1, 16, 16, 3), np.float32)
+    error = mean_squared_error(images, others)
+    assert error == pytest.approx(np.mean((images - others) ** 2), rel=1e-5)
+    assert psnr(error) == pytest.approx(float(tf.image.psnr(images, others, 1.0)[0]), rel=1e-5)
+    assert psnr(0.0) == 100
+
+
+def test_diversity_is_the_mean_distance_of_all_pairs():
+    images = np.random.default_rng(0).random((7, 4, 5, 3), np.float32)
+    pairs = [np.sqrt(np.mean((a - b) ** 2)) for a, b in itertools.combinations(images, 2)]
+    assert diversity(images) == pytest.approx(np.mean(pairs), rel=1e-5)
+
+
+def test_a_collapsed_generator_has_no_diversity():
+    image = np.random.default_rng(0).random((1, 8, 8, 1), np.float32)
+    assert diversity(image.repeat(20, axis=0)) == pytest.approx(0, abs=1e-6)
+    assert diversity(image) == 0

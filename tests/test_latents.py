@@ -1,0 +1,40 @@
+import numpy as np
+
+from components.evaluate.latents import interpolate, manifold, sample
+
+
+def test_samples_are_standard_normal_and_depend_on_the_seed_alone():
+    latents = sample(20_000, 4, seed=1)
+    assert latents.dtype == np.float32
+    np.testing.assert_allclose(latents.mean(axis=0), 0, atol=0.03)
+    np.testing.assert_allclose(np.cov(latents.T), np.eye(4), atol=0.05)
+    np.testing.assert_array_equal(latents, sample(20_000, 4, seed=1))
+    assert not np.array_equal(latents, sample(20_000, 4, seed=2))
+
+
+def test_interpolation_turns_evenly_from_one_end_to_the_other():
+    starts, ends = sample(5, 16, seed=0), 3 * sample(5, 16, seed=1)
+    ways = interpolate(starts, ends, 7)
+    np.testing.assert_allclose(ways[:, 0], starts, atol=1e-5)
+    np.testing.assert_allclose(ways[:, -1], ends, atol=1e-5)
+    lengths = np.linalg.norm(ways, axis=-1)
+    np.testing.assert_allclose(np.diff(lengths), np.diff(lengths)[:, :1].repeat(6, axis=1), atol=1e-4)
+    units = ways / lengths[..., None]
+    angles = np.arccos(np.sum(units[:, 1:] * units[:, :-1], axis=-1))
+    np.testing.assert_allclose(angles, angles[:, :1].repeat(6, axis=1), rtol=1e-3)
+
+
+def test_interpolation_is_straight_where_the_turn_is_undefined():
+    start = np.array([[1.0, 2.0]])
+    for end in (2 * start, -start, start, np.zeros((1, 2))):
+        straight = start[:, None] + np.linspace(0, 1, 5)[:, None] * (end - start)[:, None]
+        np.testing.assert_allclose(interpolate(start, end, 5), straight, atol=1e-6)
+
+
+def test_manifold_is_the_plane_of_the_books_listing_12_28():
+    grid_x, grid_y = np.linspace(-1, 1, 30), np.linspace(-1, 1, 30)[::-1]
+    plane = manifold(30)
+    for i, y in enumerate(grid_y):
+        for j, x in enumerate(grid_x):
+            np.testing.assert_allclose(plane[i, j], [x, y], rtol=1e-6)
+    np.testing.assert_allclose(manifold(30, scale=2.5), 2.5 * plane, rtol=1e-6)

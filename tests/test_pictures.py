@@ -1,0 +1,65 @@
+import io
+
+import numpy as np
+from PIL import Image
+
+from components.evaluate.pictures import grid, in_rows, png, to_float, to_uint8
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def test_large_images_are_pasted_unchanged_in_their_places():
+    images = random_images(2, 3, 70, 80, 3)
+    sheet = np.asarray(grid(images))
+    assert sheet.shape == (2 * 70 + 4, 3 * 80 + 2 * 4, 4)
+    for row in range(2):
+        for column in range(3):
+            cell = sheet[row * 74 : row * 74 + 70, column * 84 : column * 84 + 80]
+            np.testing.assert_array_equal(cell[..., :3], to_uint8(images[row, column]))
+            assert (cell[..., 3] == 255).all()
+    assert (sheet[70:74, :, 3] == 0).all() and (sheet[:, 80:84, 3] == 0).all()
+
+
+def test_small_images_are_enlarged_by_a_whole_factor():
+    for size, enlarged in ((32, 96), (28, 112), (64, 128), (65, 65)):
+        assert grid(random_images(1, 1, size, size, 3)).size == (enlarged, enlarged)
+    flat = np.full((1, 1, 32, 32, 3), 0.5, np.float32)
+    assert (np.asarray(grid(flat))[..., :3] == 128).all()
+
+
+def test_tight_grids_have_no_gaps_and_grey_images_stay_grey():
+    images = random_images(3, 2, 28, 28, 1)
+    sheet = np.asarray(grid(images, tight=True))
+    assert sheet.shape == (84, 56, 4) and (sheet[..., 3] == 255).all()
+    np.testing.assert_array_equal(sheet[28:56, 28:, 0], to_uint8(images[1, 1, ..., 0]))
+    np.testing.assert_array_equal(sheet[..., 0], sheet[..., 2])
+
+
+def test_groups_of_rows_stand_apart():
+    sheet = np.asarray(grid(random_images(4, 1, 70, 70, 3), rows_in_group=2))
+    shown = sheet[:, 0, 3] == 255
+    starts = np.flatnonzero(np.diff(shown.astype(int), prepend=0) == 1)
+    assert np.diff(starts).tolist() == [74, 82, 74]
+
+
+def test_to_uint8_rounds_and_clips_floats_and_keeps_bytes():
+    floats = np.array([-0.2, 0, 0.5, 1, 3], np.float32)
+    assert to_uint8(floats).tolist() == [0, 0, 128, 255, 255]
+    every = np.arange(256, dtype=np.uint8)
+    assert to_uint8(every) is every
+    np.testing.assert_array_equal(to_uint8(to_float(every)), every)
+
+
+def test_in_rows_fills_whole_rows():
+    images = np.arange(11)[:, None, None, None]
+    assert in_rows(images, 4)[..., 0, 0, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert in_rows(images[:3], 8)[..., 0, 0, 0].tolist() == [[0, 1, 2]]
+
+
+def test_png_is_lossless_and_repeatable():
+    sheet = grid(random_images(2, 2, 32, 32, 3))
+    content = png(sheet)
+    assert content == png(sheet)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(sheet))
