@@ -33,8 +33,9 @@ import apache_beam as beam
 import cv2
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from preprocessing import sources, storage
@@ -129,7 +130,6 @@ def run(
         del found, plan  # from here on the driver's memory does not depend on the data
         with _progress(console, summaries, inputs):
             _run_pipeline(options, units, write_shard, console)
-        summaries.update()
         if len(summaries.shards) != len(units):
             raise RuntimeError(
                 f"the engine ended with {len(summaries.shards)} of {len(units)} shards written"
@@ -168,6 +168,9 @@ def _pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     Without `--runner`, and for `DirectRunner`, it is Beam's FnApiRunner on all cores: the DirectRunner would
     try to download and start another one (Prism), which ignores the number of workers.
     """
+    for previous, argument in zip(("", *beam_args), beam_args, strict=False):
+        if not argument.startswith("-") and (not previous.startswith("-") or "=" in previous):
+            raise UserError(f"{argument!r} is no option of Beam's: write --name=value")
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages), _quiet_beam(logging.ERROR):
@@ -183,6 +186,10 @@ def _pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     except SystemExit:  # argparse's way
         problem = messages.getvalue().strip().rsplit("error: ", 1)[-1]
         raise UserError(f"Beam does not take these options: {problem}") from None
+    try:
+        create_runner(options.view_as(StandardOptions).runner)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"Beam has no runner {options.view_as(StandardOptions).runner}: {error}") from None
     if unknown and runner not in _PORTABLE_RUNNERS:  # those ask their job server for more options
         raise UserError(
             f"Beam has no option {', '.join('--' + name for name in sorted(unknown))}: see its documentation"
@@ -357,7 +364,12 @@ def _run_pipeline(
         pipeline = beam.Pipeline(options=options)
         # Create ends in a reshuffle, which lets the engine hand out the shards one by one.
         _ = pipeline | "Shards" >> beam.Create(units) | "WriteShard" >> beam.ParDo(write_shard)
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        try:
+            result.wait_until_finish()
+        finally:
+            if runner.endswith(".DaskRunner"):
+                result.client.close()  # which the runner leaves open
 
 
 @contextlib.contextmanager
@@ -403,19 +415,20 @@ class _Summaries:
 @contextlib.contextmanager
 def _progress(console: Console, summaries: _Summaries, inputs: int) -> Iterator[None]:
     """Shows a progress line while the job runs; without a terminal, a line of text every half minute."""
-    progress = Progress(
-        TextColumn("preprocess"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images, {task.fields[refused]} refused, {task.fields[rate]:,.0f} images/s,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        disable=not console.is_terminal,
+    bar = Progress(
+        BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
     )
-    task = progress.add_task("", total=inputs, refused=0, rate=0.0)
+    task = bar.add_task("starting", total=inputs)
     started = time.monotonic()
     over = threading.Event()
+
+    def line() -> str:
+        done, refused = summaries.written + len(summaries.refused), len(summaries.refused)
+        rate = done / (time.monotonic() - started)
+        left = f"{(inputs - done) / rate:,.0f} s left" if rate else "time left unknown"
+        text = f"{done:,} of {inputs:,} images, {refused:,} refused, {rate:,.0f} images/s, {left}"
+        bar.update(task, completed=done, description=text)
+        return text
 
     def watch() -> None:
         pause, told = 0.5, started
@@ -426,29 +439,22 @@ def _progress(console: Console, summaries: _Summaries, inputs: int) -> Iterator[
             except Exception as error:  # progress must not end the job; the driver reads them all once more
                 logging.getLogger(__name__).debug("no progress to show: %s", error)
                 continue
-            now = time.monotonic()
-            pause = max(0.5, 10 * (now - looked))  # a listing of many shards takes long: ask less often
-            done = summaries.written + len(summaries.refused)
-            rate = done / (now - started)
-            progress.update(task, completed=done, refused=len(summaries.refused), rate=rate)
-            if not console.is_terminal and now - told > 30:
-                left = (inputs - done) / rate if rate else float("inf")
-                console.print(
-                    f"preprocess: {done:,} of {inputs:,} images, {len(summaries.refused):,} refused, "
-                    f"{rate:,.0f} images/s, {left:,.0f} s left"
-                )
-                told = now
+            pause = max(0.5, 10 * (time.monotonic() - looked))  # listing many shards takes long: do it less
+            text = line()
+            if not console.is_terminal and time.monotonic() - told > 30:
+                console.print(f"preprocess: {text}", highlight=False)
+                told = time.monotonic()
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
-    with progress:
+    with bar:
         watcher.start()
         try:
             yield
         finally:
             over.set()
             watcher.join()
-            done = summaries.written + len(summaries.refused)
-            progress.update(task, completed=done, refused=len(summaries.refused))
+        summaries.update()
+        line()
 
 
 def _commit(output: AnyPath, dataset: Dataset, refused: list[tuple[str, str]], max_rejected: float) -> None:

@@ -147,9 +147,9 @@ def smart_resize(image: np.ndarray, size: int) -> np.ndarray:
     side = min(height, width)
     top, left = int((height - side) / 2), int((width - side) / 2)
     crop = image[top : top + side, left : left + side]
-    # Where the size is a power of two, all positions and weights are exact in float32 and OpenCV's result is
-    # Keras' to the bit up to 128, and within 3e-5 above. At other sizes Keras' float32 positions are off by up to
-    # 4e-6 pixels, OpenCV's by others, and some pixels would round differently.
+    # Where the size is a power of two, all positions and weights are exact in float32, and OpenCV's result is
+    # Keras' to the bit up to 128 and within 3e-5 above. At other sizes both round positions, each in its way,
+    # and some pixels would differ by 1.
     if size.bit_count() == 1 and side * side <= _WHOLE_CROP_PIXELS:
         resized = cv2.resize(crop.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     else:
@@ -159,10 +159,9 @@ def smart_resize(image: np.ndarray, size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _neighbours(side: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel of `size`, its lower and upper neighbour in `side` and the upper one's weight, float32."""
-    position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(side / size) - np.float32(
-        0.5
-    )
+    """For each pixel of `size`, its two neighbours in `side` and the upper one's weight (float32)."""
+    half = np.float32(0.5)
+    position = (np.arange(size, dtype=np.float32) + half) * np.float32(side / size) - half
     floor = np.floor(position)
     low = np.clip(floor.astype(np.int64), 0, side - 1)
     high = np.clip(np.ceil(position).astype(np.int64), 0, side - 1)

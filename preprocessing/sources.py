@@ -219,7 +219,8 @@ def _side_file(named: str | None, usual: tuple[str, ...], folders: list[AnyPath]
 
 
 def _is_input(name: str) -> bool:
-    return not any(part.startswith(".") or part in _SYSTEM_NAMES for part in name.split("/"))
+    parts = name.split("/")
+    return not any(part in _SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
 
 
 def _folder_entries(folder: AnyPath, leave_out: set[str]) -> list[tuple[str, None]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gcp_storage_emulator.server import create_server
 
-from preprocessing import storage
+from preprocessing import job, storage
 from preprocessing.sources import ATTRIBUTES
 
 
@@ -57,3 +57,11 @@ def write_celeba(root, count, height=54, width=44):
         f"{name} {0 if i < 0.8 * count else 1 if i < 0.9 * count else 2}" for i, name in enumerate(names)
     ]
     (root / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(celeba, tmp_path_factory):
+    """A data set of 16x16 pictures, 96 to train on in two shards, with labels; tests must not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "dataset"
+    job.run(str(celeba), str(folder), image_size=16)
+    return folder

@@ -234,17 +234,17 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
         assert names == {"real", "reconstructions", "vae_samples", "interpolations", "manifold"}
 
 
-def test_the_manifold_grows_to_the_right_and_upwards():
+def test_the_manifold_grows_to_the_right_and_upwards_and_holds_the_data():
     latents = keras.Input((2,))
-    for dimension, axis in ((0, 1), (1, 0)):
-        pixel = keras.layers.Reshape((1, 1, 1))(0.5 + 0.5 * latents[:, dimension : dimension + 1])
-        picture = gallery.manifold(Vae(encoder=None, decoder=Network(keras.Model(latents, pixel))))
-        sheet = np.asarray(Image.open(io.BytesIO(picture.png)))[..., 0]
-        expected = np.rint(np.linspace(0, 255, 30))
-        across = (
-            np.broadcast_to(expected, (30, 30)) if axis else np.broadcast_to(expected[::-1, None], (30, 30))
-        )
-        np.testing.assert_allclose(sheet, across, atol=1)
+    means = np.tile(np.array([[0.3, 0.3], [-0.2, 3]], np.float32), (40, 1))
+    # the plane is -1 to 1 across, as in the book, and -1 to 3 up, to hold the encoded images
+    for dimension, reach in ((0, 2), (1, 4)):
+        pixel = keras.layers.Reshape((1, 1, 1))((latents[:, dimension : dimension + 1] + 1) / reach)
+        vae = Vae(encoder=None, decoder=Network(keras.Model(latents, pixel)))
+        sheet = np.asarray(Image.open(io.BytesIO(gallery.manifold(vae, means).png)))[..., 0]
+        shades = np.linspace(0, 255, 30)
+        expected = [shades] if dimension == 0 else shades[::-1, None]
+        np.testing.assert_allclose(sheet, np.broadcast_to(expected, (30, 30)), atol=1)
 
 
 def test_mistakes_are_told_before_anything_is_made(faces, tmp_path):

@@ -37,4 +37,5 @@ def test_manifold_is_the_plane_of_the_books_listing_12_28():
     for i, y in enumerate(grid_y):
         for j, x in enumerate(grid_x):
             np.testing.assert_allclose(plane[i, j], [x, y], rtol=1e-6)
-    np.testing.assert_allclose(manifold(30, scale=2.5), 2.5 * plane, rtol=1e-6)
+    np.testing.assert_allclose(manifold(3, (-4, 0), (2, 5))[0], [[-4, 5], [-1, 5], [2, 5]])
+    np.testing.assert_allclose(manifold(3, (-4, 0), (2, 5))[:, 2], [[2, 5], [2, 2.5], [2, 0]])

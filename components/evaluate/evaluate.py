@@ -201,7 +201,7 @@ def _look_at_vae(found: _Findings, real: _Real, vae: Vae, reader: Network | None
         gallery.interpolations(vae, means),
     ]
     if vae.latent_dim == 2:
-        found.pictures.append(gallery.manifold(vae))
+        found.pictures.append(gallery.manifold(vae, means))
     if reader is not None:
         found.readings |= {"vae": reader(samples), "reconstruction": reader(decoded)}
         if CONCEPT in real.names:

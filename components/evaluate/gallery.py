@@ -71,13 +71,20 @@ def interpolations(vae: Vae, means: np.ndarray) -> Picture:
     return _picture("interpolations", "Interpolations", caption, _decode(vae, ways))
 
 
-def manifold(vae: Vae) -> Picture:
-    """The plane of two latent dimensions, the book's listing 12.28."""
+def manifold(vae: Vae, means: np.ndarray) -> Picture:
+    """The plane of two latent dimensions, the book's listing 12.28.
+
+    The book's plane reaches from -1 to 1. Where the encoded images [N, 2] spread further to a side, so does
+    this one, to hold the middle 95 % of each coordinate: the book's VAE, which averages the KL term over the
+    dimensions, does not keep them within the prior.
+    """
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    low, high = np.minimum(low, -1), np.maximum(high, 1)
     caption = (
-        "The decoder's image for each point of the latent plane from −1 to 1: "
-        "the first dimension grows to the right, the second upwards."
+        "The decoder's image for each point of the latent plane: the first dimension grows to the right, "
+        f"{low[0]:.2g} to {high[0]:.2g}, the second upwards, {low[1]:.2g} to {high[1]:.2g}."
     )
-    images = _decode(vae, latents.manifold(_MANIFOLD_POINTS))
+    images = _decode(vae, latents.manifold(_MANIFOLD_POINTS, low, high))
     return _picture("manifold", "Latent manifold", caption, images, tight=True)
 
 

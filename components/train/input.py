@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from preprocessing import storage
 from preprocessing.dataset import Dataset, Shard, read_dataset
 from preprocessing.errors import UserError
-from preprocessing.storage import resolve
 
 _HEADER = 12  # a record's length as uint64 and the length's checksum as uint32
 _FOOTER = 4  # the data's checksum
@@ -69,9 +69,12 @@ def parse_images(serialized: tf.Tensor, image_shape: tuple[int, int, int]) -> tf
 def _fetch(folder: str, shard: Shard, cache: Path) -> Path:
     """Returns a local copy of a remote shard whose checksum was compared; several processes may share it."""
     local = cache / shard.name
-    if local.exists():
+    if local.exists() and hashlib.sha256(local.read_bytes()).hexdigest() == shard.sha256:
         return local
-    data = (resolve(folder) / shard.name).read_bytes()
+    try:
+        data = storage.read(storage.resolve(folder) / shard.name)
+    except FileNotFoundError:
+        raise UserError(f"Shard '{folder}/{shard.name}' is missing: preprocess again.") from None
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         raise UserError(
             f"Shard '{folder}/{shard.name}' does not match the sha256 in dataset.json: preprocess again."
@@ -97,7 +100,7 @@ def open_split(folder: str, dataset: Dataset, split: str) -> Examples:
         raise UserError(
             f"Data set '{folder}' has no examples in its split '{split}': preprocess more images."
         )
-    root = resolve(folder)
+    root = storage.resolve(folder)
     if isinstance(root, Path):
         paths = [root / shard.name for shard in shards]
     else:

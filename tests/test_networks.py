@@ -1,0 +1,133 @@
+import keras
+import numpy as np
+import pytest
+
+from components.train.config import PRESETS, find_preset
+from components.train.networks import build
+from preprocessing.errors import UserError
+
+NETWORKS = [(model, preset) for model, presets in PRESETS.items() for preset in presets]
+
+
+def summary(network):
+    """What the book's listings say of each layer: units or filters, kernel, strides, activation."""
+    rows = []
+    for layer in network.layers:
+        config = layer.get_config()
+        names = ("units", "filters", "kernel_size", "strides", "padding", "negative_slope", "rate")
+        row = {name: config[name] for name in names if name in config}
+        if config.get("activation", "linear") != "linear":
+            row["activation"] = config["activation"]
+        rows.append((type(layer).__name__, row))
+    return [row for row in rows if row[0] != "InputLayer"]
+
+
+def convolution(kind, filters, kernel, strides=2, **more):
+    row = {"filters": filters, "kernel_size": (kernel, kernel), "strides": (strides, strides)}
+    return kind, row | {"padding": "same"} | more
+
+
+def test_the_books_vae_is_the_books():
+    networks = build("vae", "book", (28, 28, 1), 2)
+    assert networks["encoder"].count_params() == 69_076
+    assert networks["decoder"].count_params() == 65_089
+    assert summary(networks["encoder"]) == [
+        convolution("Conv2D", 32, 3, activation="relu"),
+        convolution("Conv2D", 64, 3, activation="relu"),
+        ("Flatten", {}),
+        ("Dense", {"units": 16, "activation": "relu"}),
+        ("Dense", {"units": 2}),
+        ("Dense", {"units": 2}),
+    ]
+    assert summary(networks["decoder"]) == [
+        ("Dense", {"units": 7 * 7 * 64, "activation": "relu"}),
+        ("Reshape", {}),
+        convolution("Conv2DTranspose", 64, 3, activation="relu"),
+        convolution("Conv2DTranspose", 32, 3, activation="relu"),
+        convolution("Conv2D", 1, 3, strides=1),
+        ("Activation", {"activation": "sigmoid"}),
+    ]
+
+
+def test_the_books_gan_is_the_books():
+    networks = build("gan", "book", (64, 64, 3), 128)
+    assert networks["discriminator"].count_params() == 404_801
+    assert networks["generator"].count_params() == 3_979_651
+    leaky = ("LeakyReLU", {"negative_slope": 0.2})
+    assert summary(networks["discriminator"]) == [
+        convolution("Conv2D", 64, 4),
+        leaky,
+        convolution("Conv2D", 128, 4),
+        leaky,
+        convolution("Conv2D", 128, 4),
+        leaky,
+        ("Flatten", {}),
+        ("Dropout", {"rate": 0.2}),
+        ("Dense", {"units": 1, "activation": "sigmoid"}),
+    ]
+    assert summary(networks["generator"]) == [
+        ("Dense", {"units": 8 * 8 * 128}),
+        ("Reshape", {}),
+        convolution("Conv2DTranspose", 128, 4),
+        leaky,
+        convolution("Conv2DTranspose", 256, 4),
+        leaky,
+        convolution("Conv2DTranspose", 512, 4),
+        leaky,
+        convolution("Conv2D", 3, 5, strides=1),
+        ("Activation", {"activation": "sigmoid"}),
+    ]
+
+
+def test_the_books_presets_are_the_books():
+    vae, gan = find_preset("vae", "book"), find_preset("gan", "book")
+    assert (vae.latent_dim, vae.learning_rate, vae.batch_size, vae.epochs) == (2, 1e-3, 128, 30)
+    assert (gan.latent_dim, gan.learning_rate, gan.batch_size, gan.epochs) == (128, 1e-4, 32, 100)
+    for preset in (vae, gan):  # Keras' Adam, the book's loss, nothing of ours
+        assert (preset.beta_1, preset.learning_rate_decay) == (0.9, False)
+        assert (preset.pixel_deviation, preset.generator_average) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("preset", PRESETS["gan"])
+def test_a_gan_has_no_checkerboards_and_the_books_slopes_and_dropout(preset):
+    for name, network in build("gan", preset, (32, 32, 3), 8).items():
+        for kind, row in summary(network):
+            if kind.startswith("Conv2D") and row["strides"] != (1, 1):
+                assert row["kernel_size"][0] % row["strides"][0] == 0, (name, row)
+        slopes = {row["negative_slope"] for kind, row in summary(network) if kind == "LeakyReLU"}
+        assert slopes == {0.2}
+        rates = [row["rate"] for kind, row in summary(network) if kind == "Dropout"]
+        assert rates == ([0.2] if name == "discriminator" else [])
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (16, 48, 1)])
+@pytest.mark.parametrize(("model", "preset"), NETWORKS)
+def test_networks_take_each_image_by_itself_and_survive_saving(model, preset, shape, tmp_path):
+    # Statistics over a batch would make two workers differ from one.
+    rng = np.random.default_rng(0)
+    for name, network in build(model, preset, shape, 6).items():
+        takes_latents = name in ("decoder", "generator")
+        inputs = rng.random((4, *((6,) if takes_latents else shape)), np.float32)
+        inputs[1:] *= 50  # the others of the batch are unlike the first
+        outputs = network(inputs)
+        for array in outputs if isinstance(outputs, list) else [outputs]:
+            expected = {"encoder": (4, 6), "discriminator": (4, 1)}.get(name, (4, *shape))
+            assert array.shape == expected
+            if name != "encoder":
+                assert 0 <= np.min(array) and np.max(array) <= 1
+        network.save(tmp_path / f"{name}.keras")
+        alone = keras.saving.load_model(tmp_path / f"{name}.keras", safe_mode=True)(inputs[:1])
+        for one, many in zip(alone, outputs, strict=True) if name == "encoder" else [(alone, outputs)]:
+            np.testing.assert_allclose(one[0], many[0], rtol=1e-4, atol=1e-6)
+
+
+def test_sides_that_the_strides_do_not_divide_are_refused():
+    with pytest.raises(UserError, match="multiples of 8, and the data set's are 28x64: .*--image-size"):
+        build("gan", "book", (28, 64, 3), 8)
+
+
+def test_unknown_presets_are_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="'huge' is unknown for the VAE: choose one of book, small, faces"):
+        find_preset("vae", "huge")
+    with pytest.raises(UserError, match="'flow' is unknown: choose one of vae, gan"):
+        find_preset("flow", "book")
