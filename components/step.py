@@ -1,4 +1,4 @@
-"""How every step speaks, as a component and on the command line: plain lines, and one sentence for a mistake."""
+"""How every step speaks, here and on a cluster: plain lines, and one sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preprocessing.errors import UserError
 LOG_FORMAT = "%(asctime)s latentfaces: %(message)s"
 TIME_FORMAT = "%H:%M:%S"
 
-# What a user should see are our lines, not TensorFlow's, Keras' and gRPC's. Processes that we start inherit it.
+# A user sees our lines, not those of TensorFlow and gRPC; processes that we start inherit this.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
 
 
@@ -31,7 +31,7 @@ def start_logging() -> None:
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Runs a step with our logging; ends the program with status 2 for a `UserError` and 1 for a `StepError`."""
+    """Runs a step with our logging; a `UserError` ends the program with status 2, a `StepError` with 1."""
     start_logging()
     try:
         yield

@@ -188,9 +188,11 @@ def compile_command(
     from kfp import compiler
 
     from components import IMAGE
+    from components.check.check import check_output
     from pipelines.faces import faces_pipeline
 
     with reporting():
+        check_output(str(output.parent))
         if output.suffix not in (".yaml", ".yml", ".json"):
             raise UserError(f"--output {output} has to end in .yaml or .json")
         output.parent.mkdir(parents=True, exist_ok=True)

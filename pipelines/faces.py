@@ -66,6 +66,7 @@ def faces_pipeline(image: str = IMAGE) -> BaseComponent:
             source=source,
             root=root,
             destination=destination,
+            image_size=image_size,
             vae_preset=vae_preset,
             gan_preset=gan_preset,
             vae_batch_size=vae_batch_size,
@@ -73,6 +74,7 @@ def faces_pipeline(image: str = IMAGE) -> BaseComponent:
             workers=workers,
             gpus_per_worker=gpus_per_worker,
         )
+        checked.set_caching_options(False)  # what was there once need not be there now
         preprocessed = preprocess(
             source=source,
             location=f"{root}/dataset",

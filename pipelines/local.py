@@ -14,6 +14,7 @@ from typing import TextIO
 
 from kfp import local
 
+from components.check.check import check_output
 from components.step import StepError
 from pipelines.faces import faces_pipeline
 
@@ -49,8 +50,10 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
         Where the report is.
 
     Raises:
+        UserError: if the log's folder can't be made.
         StepError: if a step failed.
     """
+    check_output(str(log.parent))
     # kfp starts `python3` from the PATH, which need not be the one that runs this
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 import uuid
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -289,8 +290,9 @@ class WriteShard(beam.DoFn):
         self._refused = Metrics.counter("latentfaces", "images_refused")
 
     def setup(self) -> None:
-        """Beam parallelizes over shards; threads inside OpenCV would only get in each other's way."""
+        """Prepares the process: Beam parallelizes over shards, OpenCV's threads would be in the way."""
         cv2.setNumThreads(1)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged image is refused or good enough
 
     def process(self, unit: tuple[int, int]) -> None:
         """Writes one shard.

@@ -65,3 +65,15 @@ def tiny_dataset(celeba, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "dataset"
     job.run(str(celeba), str(folder), image_size=16)
     return folder
+
+
+@pytest.fixture
+def float64():
+    """Keras in float64 throughout, so that nothing but the formulas can make a difference."""
+    import keras  # here, because most tests do without
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")

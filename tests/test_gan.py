@@ -13,15 +13,7 @@ from components.train.noise import GlobalBatchNoise
 SHAPE = (16, 16, 3)
 LATENTS = 8
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Float64 throughout, so that nothing but the formulas can make a difference."""
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def config_of(preset, batch, **changes):

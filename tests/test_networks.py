@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from components.train.config import PRESETS, find_preset
+from components.train.config import PRESETS, SIDE_MULTIPLES, check_sides, find_preset
 from components.train.networks import build
 from preprocessing.errors import UserError
 
@@ -121,9 +121,17 @@ def test_networks_take_each_image_by_itself_and_survive_saving(model, preset, sh
             np.testing.assert_allclose(one[0], many[0], rtol=1e-4, atol=1e-6)
 
 
-def test_sides_that_the_strides_do_not_divide_are_refused():
-    with pytest.raises(UserError, match="multiples of 8, and the data set's are 28x64: .*--image-size"):
-        build("gan", "book", (28, 64, 3), 8)
+@pytest.mark.parametrize(("model", "preset"), NETWORKS)
+def test_sides_that_the_strides_do_not_divide_are_refused(model, preset):
+    side = SIDE_MULTIPLES[model][preset]
+    check_sides(model, preset, 2 * side, 3 * side)
+    networks = build(model, preset, (2 * side, 3 * side, 3), 4)
+    for name in ("encoder", "discriminator"):
+        assert name not in networks or networks[name].input_shape == (None, 2 * side, 3 * side, 3)
+    for name in ("decoder", "generator"):
+        assert name not in networks or networks[name].output_shape == (None, 2 * side, 3 * side, 3)
+    with pytest.raises(UserError, match=f"multiples of {side}, and these are {2 * side}x{3 * side + 1}: "):
+        check_sides(model, preset, 2 * side, 3 * side + 1)
 
 
 def test_unknown_presets_are_refused_with_the_known_ones():

@@ -12,16 +12,6 @@ from components.train.vae import VAE, cross_entropy, gaussian_loss, kl_loss
 STEPS = 3
 
 
-@pytest.fixture
-def float64():
-    """Float64 throughout, so that nothing but the formulas can make a difference."""
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
 def config_of(preset, batch, shape, **changes):
     values = dataclasses.asdict(PRESETS["vae"][preset]) | {"batch_size": batch, "steps": 10} | changes
     return TrainConfig(**values, model="vae", preset=preset, image_shape=shape)

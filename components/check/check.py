@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from preprocessing import storage
 from preprocessing.errors import UserError
@@ -22,10 +23,22 @@ def check_locations(source: str, *outputs: str) -> None:
     if not path.exists():
         raise UserError(f"the source {source} does not exist: give a folder or a zip file of images")
     for output in filter(None, outputs):
-        folder = storage.resolve(output)
-        if isinstance(folder, os.PathLike) and not output.startswith("gs://"):
-            parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-            if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise UserError(
-                    f"the output {output} can't be made in {parent}: choose a folder that you may write to"
-                )
+        check_output(output)
+
+
+def check_output(output: str) -> None:
+    """Checks that a folder is there or can be made.
+
+    Args:
+        output: local or `gs://`.
+
+    Raises:
+        UserError: if its bucket does not exist, or the local folder can't be written.
+    """
+    folder = storage.resolve(output)
+    if isinstance(folder, Path):
+        parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(
+                f"the output {output} can't be made in {parent}: choose a folder that you may write to"
+            )

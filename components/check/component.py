@@ -10,6 +10,7 @@ def check(
     source: str,
     root: str,
     destination: str,
+    image_size: int,
     vae_preset: str,
     gan_preset: str,
     vae_batch_size: int,
@@ -23,6 +24,7 @@ def check(
         source: Images, local or gs://.
         root: Folder for the data set and the models.
         destination: Folder for the evaluation.
+        image_size: Height and width in pixels.
         vae_preset: Preset of the VAE.
         gan_preset: Preset of the GAN.
         vae_batch_size: Global batch size of the VAE; 0 for the preset's.
@@ -32,10 +34,13 @@ def check(
     """
     from components.check.check import check_locations
     from components.step import reporting
+    from components.train.config import check_sides
     from components.train.run import check_training
 
     with reporting():
         check_locations(source, root, destination)
+        check_sides("vae", vae_preset, image_size, image_size)
+        check_sides("gan", gan_preset, image_size, image_size)
         check_training("vae", vae_preset, vae_batch_size, workers, gpus_per_worker)
         check_training("gan", gan_preset, gan_batch_size, workers, gpus_per_worker)
     return workers * gpus_per_worker

@@ -70,7 +70,8 @@ class Checkpoints:
                 try:
                     self._checkpoint.read(str(files / "state")).assert_existing_objects_matched()
                     return step
-                except (tf.errors.OpError, AssertionError, ValueError) as error:
+                # TensorFlow's reader raises IndexError for a file that ends early, OpError for other damage
+                except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
                     reason = str(error).splitlines()[0]
                     logger.warning(
                         "Checkpoint of step %d can't be read (%s): trying the one before.", step, reason

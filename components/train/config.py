@@ -60,9 +60,15 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "gan": {
         "book": Preset(batch_size=32, epochs=100, latent_dim=128, learning_rate=1e-4),
         "small": Preset(
-            batch_size=32, epochs=60, latent_dim=64, learning_rate=2e-4, beta_1=0.5, generator_average=0.999
+            batch_size=32, epochs=60, latent_dim=64, learning_rate=3e-4, beta_1=0.5, generator_average=0.999
         ),
     },
+}
+
+# What the strides of a preset's networks divide the images' sides by.
+SIDE_MULTIPLES: dict[str, dict[str, int]] = {
+    "vae": {"book": 4, "small": 8, "faces": 16},
+    "gan": {"book": 8, "small": 4},
 }
 
 
@@ -111,6 +117,22 @@ def find_preset(model: str, preset: str) -> Preset:
         raise UserError(f"Model '{model}' is unknown: choose one of {', '.join(PRESETS)}.")
     if preset not in PRESETS[model]:
         raise UserError(
-            f"Preset '{preset}' is unknown for the {model.upper()}: choose one of {', '.join(PRESETS[model])}."
+            f"Preset '{preset}' is unknown for the {model.upper()}: "
+            f"choose one of {', '.join(PRESETS[model])}."
         )
     return PRESETS[model][preset]
+
+
+def check_sides(model: str, preset: str, height: int, width: int) -> None:
+    """Checks that a preset's networks can make images of that size.
+
+    Raises:
+        UserError: if they can't, or there is no such model or preset.
+    """
+    find_preset(model, preset)
+    multiple = SIDE_MULTIPLES[model][preset]
+    if height % multiple or width % multiple:
+        raise UserError(
+            f"Preset '{preset}' of the {model.upper()} needs images whose sides are multiples of {multiple}, "
+            f"and these are {height}x{width}: preprocess with another --image-size."
+        )

@@ -14,7 +14,6 @@ import keras
 from keras import layers
 
 from components.train.noise import Dropout
-from preprocessing.errors import UserError
 
 ImageShape = tuple[int, int, int]
 
@@ -25,23 +24,12 @@ def build(model: str, preset: str, image_shape: ImageShape, latent_dim: int) -> 
     Args:
         model: "vae" or "gan".
         preset: a name in `config.PRESETS`.
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels), sides multiples of `config.SIDE_MULTIPLES`.
         latent_dim: dimensions of the latent space.
 
     Returns:
         "encoder" and "decoder" of a VAE, or "generator" and "discriminator" of a GAN.
-
-    Raises:
-        UserError: if the networks can't make images of that size.
     """
-    divisor = {("vae", "book"): 4, ("gan", "book"): 8, ("vae", "small"): 8, ("gan", "small"): 4}.get(
-        (model, preset), 16
-    )
-    if image_shape[0] % divisor or image_shape[1] % divisor:
-        raise UserError(
-            f"Preset '{preset}' of the {model.upper()} needs images whose sides are multiples of {divisor}, and "
-            f"the data set's are {image_shape[0]}x{image_shape[1]}: preprocess again with another --image-size."
-        )
     if model == "vae":
         encoder, decoder = {
             "book": (book_encoder, book_decoder),

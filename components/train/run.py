@@ -10,8 +10,9 @@ from pathlib import Path
 
 from cloudpathlib import CloudPath
 
+from components.check.check import check_output
 from components.step import import_tensorflow
-from components.train.config import TrainConfig, find_preset
+from components.train.config import TrainConfig, check_sides, find_preset
 from components.train.gang import run_gang
 from preprocessing import storage
 from preprocessing.dataset import read_dataset
@@ -72,6 +73,7 @@ def train(
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is unknown: choose one of {', '.join(PRECISIONS)}")
     config = configure(model, dataset, preset, epochs, steps, batch_size, seed, precision)
+    check_output(output)
     folder = storage.resolve(output)
     _claim(folder, config)
     if is_finished(folder, config):
@@ -120,10 +122,12 @@ def configure(
     """Returns the run's configuration: the preset, what was asked instead, and the data set's facts.
 
     Raises:
-        UserError: if the preset or the data set does not exist, or the data set has no train split.
+        UserError: if the preset or the data set does not exist, the data set has no train split or its images
+            have a size that the preset's networks can't make.
     """
     chosen = find_preset(model, preset)
     facts = read_dataset(dataset)
+    check_sides(model, preset, *facts.image_shape[:2])
     examples = facts.splits["train"].examples
     if not examples:
         raise UserError(f"data set {dataset} has no examples in its train split: preprocess more images")
@@ -148,7 +152,12 @@ def _claim(folder: Path | CloudPath, config: TrainConfig) -> None:
     if not file.exists():
         storage.write(file, config.to_json().encode())
         return
-    earlier = TrainConfig.from_json(file.read_text())
+    try:
+        earlier = TrainConfig.from_json(file.read_text())
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{file} does not describe a run of this version: choose another --output, or remove that folder"
+        ) from None
     for field in dataclasses.fields(config):
         old, new = getattr(earlier, field.name), getattr(config, field.name)
         if old != new and field.name != "dataset":
@@ -164,7 +173,7 @@ def is_finished(folder: Path | CloudPath, config: TrainConfig) -> bool:
 
 
 def publish_model(model: str, folder: str, target: str) -> None:
-    """Copies a trained model's few files, without its checkpoints, to a local folder that a pipeline passes on.
+    """Copies a trained model's few files to a local folder that a pipeline passes on.
 
     Args:
         model: "vae" or "gan".

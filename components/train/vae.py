@@ -12,7 +12,7 @@ from components.train.noise import GlobalBatchNoise
 
 
 def cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
-    """The book's reconstruction loss: binary cross-entropy in nats, summed over pixels, averaged over channels.
+    """The book's reconstruction loss: cross-entropy in nats, summed over pixels, averaged over channels.
 
     Args:
         images: floats in [0, 1], [N, H, W, C].

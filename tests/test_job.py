@@ -1,0 +1,328 @@
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import photograph, write_celeba
+from PIL import Image
+from rich.console import Console
+
+from preprocessing import job, sources, storage
+from preprocessing.dataset import read_dataset
+from preprocessing.errors import UserError
+from preprocessing.job import run
+from preprocessing.resize import decode, smart_resize
+
+
+def files(folder):
+    """{name: content} of everything in a local or bucket folder."""
+    folder = storage.resolve(folder)
+    return {name: storage.read(folder / name) for name in storage.list_files(folder)}
+
+
+def examples(folder, split):
+    """[(pixels, filename, attributes or None)] of a local data set, read by TensorFlow."""
+    dataset = read_dataset(folder)
+    paths = [str(Path(folder) / shard.name) for shard in dataset.splits[split].shards]
+    result = []
+    for record in tf.data.TFRecordDataset(paths):
+        feature = tf.train.Example.FromString(record.numpy()).features.feature
+        pixels = np.frombuffer(feature["image"].bytes_list.value[0], np.uint8).reshape(dataset.image_shape)
+        labels = list(feature["attributes"].int64_list.value) if "attributes" in feature else None
+        result.append((pixels, feature["filename"].bytes_list.value[0].decode(), labels))
+    return result
+
+
+@pytest.fixture(scope="module")
+def reference(celeba, tmp_path_factory):
+    """The data set that every way of running the job has to give, from the source `celeba`."""
+    output = tmp_path_factory.mktemp("reference")
+    run(str(celeba), str(output), image_size=16, examples_per_shard=10, beam_args=["--direct_num_workers=1"])
+    return files(output)
+
+
+def test_celeba_becomes_resized_labelled_examples(celeba, tmp_path):
+    dataset = run(str(celeba), str(tmp_path / "set"), image_size=32)
+    assert read_dataset(tmp_path / "set") == dataset
+    assert dataset.image_shape == (32, 32, 3) and dataset.attribute_names == sources.ATTRIBUTES
+    assert dataset.source == str(celeba) and dataset.rejected == 0
+    assert {name: split.examples for name, split in dataset.splits.items()} == {
+        "train": 96,
+        "valid": 12,
+        "test": 12,
+    }
+    lines = (celeba / "list_attr_celeba.txt").read_text().splitlines()[2:]
+    every = [example for split in ("train", "valid", "test") for example in examples(tmp_path / "set", split)]
+    assert [name for _, name, _ in every] == [line.split()[0] for line in lines]
+    for (pixels, name, labels), line in zip(every, lines, strict=True):
+        image = decode((celeba / "img_align_celeba" / name).read_bytes(), 3)
+        np.testing.assert_array_equal(pixels, smart_resize(image, 32))
+        assert labels == [int(value == "1") for value in line.split()[1:]]
+
+
+def test_dataset_json_describes_the_shards_that_are_there(reference):
+    description = json.loads(reference["dataset.json"])
+    shards = [shard for split in description["splits"].values() for shard in split["shards"]]
+    assert {shard["name"] for shard in shards} | {"dataset.json", "rejected.jsonl"} == set(reference)
+    for shard in shards:
+        assert len(reference[shard["name"]]) == shard["bytes"]
+        assert hashlib.sha256(reference[shard["name"]]).hexdigest() == shard["sha256"]
+        assert 0 < shard["examples"] <= 10
+    assert sorted(name for name in reference if name.startswith("valid")) == [
+        "valid-00000-of-00002.tfrecord",
+        "valid-00001-of-00002.tfrecord",
+    ]
+
+
+@pytest.mark.parametrize(
+    "beam_args",
+    [
+        ["--direct_num_workers=3"],
+        ["--runner=DirectRunner", "--direct_running_mode=in_memory"],
+        ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+    ],
+)
+def test_the_bytes_do_not_depend_on_runner_and_workers(celeba, tmp_path, reference, beam_args):
+    run(str(celeba), str(tmp_path), image_size=16, examples_per_shard=10, beam_args=beam_args)
+    assert files(tmp_path) == reference
+
+
+def test_a_zip_and_a_bucket_give_the_same_bytes(celeba, tmp_path, reference, bucket):
+    with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((celeba / "img_align_celeba").iterdir()):
+            archive.write(path, f"img_align_celeba/{path.name}")
+    for path in (*celeba.glob("*.txt"), tmp_path / "img_align_celeba.zip"):
+        storage.write(bucket / "celeba" / path.name, path.read_bytes())
+    run("gs://bucket/celeba", "gs://bucket/set", image_size=16, examples_per_shard=10)
+    result = files("gs://bucket/set")
+    description = json.loads(result["dataset.json"])
+    assert description.pop("source") == "gs://bucket/celeba"
+    expected = json.loads(reference["dataset.json"])
+    del expected["source"]
+    assert description == expected
+    assert result | {"dataset.json": b""} == reference | {"dataset.json": b""}
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder with 10 photographs and 4 files that are none."""
+    folder = tmp_path / "photographs"
+    (folder / "holiday").mkdir(parents=True)
+    for number in range(10):
+        mode = ("RGB", "L", "RGBA", "CMYK")[number % 4]
+        suffix = "jpg" if mode in ("RGB", "L", "CMYK") else "png"
+        image = Image.fromarray(photograph(number, 40 + number, 60)).convert(mode)
+        image.save(folder / "holiday" / f"{number}.{suffix}")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "empty.jpg").touch()
+    (folder / "cut.jpg").write_bytes((folder / "holiday" / "0.jpg").read_bytes()[:700])
+    (folder / "huge.pgm").write_bytes(b"P5 60000 60000 255\n")
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    return folder
+
+
+REFUSALS = {
+    "notes.txt": "not an image",
+    "empty.jpg": "empty file",
+    "cut.jpg": "truncated",
+    "huge.pgm": "too many pixels",
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_photographs_with_bad_files_among_them(photographs, tmp_path, channels):
+    output = tmp_path / "set"
+    dataset = run(str(photographs), str(output), image_size=16, channels=channels, max_rejected=0.5)
+    every = [example for split in ("train", "valid", "test") for example in examples(output, split)]
+    expected = {f"holiday/{path.name}" for path in (photographs / "holiday").iterdir()}
+    assert {name for _, name, _ in every} == expected and len(every) == 10
+    assert all(pixels.shape == (16, 16, channels) and labels is None for pixels, _, labels in every)
+    rejected = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert dataset.rejected == len(rejected) == 4
+    for line, (name, reason) in zip(rejected, sorted(REFUSALS.items()), strict=True):
+        assert line["source"] == name and reason in line["reason"]
+
+
+def test_too_many_refusals_fail_the_job_after_the_list_is_written(photographs, tmp_path):
+    output = tmp_path / "set"
+    with pytest.raises(UserError, match="4 of 14 inputs were refused, more than --max-rejected 0.28"):
+        run(str(photographs), str(output), image_size=16, max_rejected=0.28)
+    assert [path.name for path in output.iterdir()] == ["rejected.jsonl"]
+    assert {json.loads(line)["source"] for line in (output / "rejected.jsonl").open()} == REFUSALS.keys()
+    assert run(str(photographs), str(output), image_size=16, max_rejected=0.29).rejected == 4
+
+
+def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=120)
+        run(str(photographs), str(tmp_path / "set"), image_size=16, max_rejected=0.5, console=console)
+        text = console.file.getvalue()
+        assert "FnApiRunner" in text
+        assert ("14 of 14 images, 4 refused" in text) == terminal
+        for words in ("refused: not an image", "refused: too many pixels", "14 inputs in", "images/s"):
+            assert words in text
+
+
+def test_an_earlier_data_set_and_leftovers_of_killed_jobs_are_replaced(
+    celeba, photographs, tmp_path, reference
+):
+    output = tmp_path / "set"
+    run(str(photographs), str(output), image_size=8, max_rejected=0.5)
+    (output / f".job-{'0' * 32}").mkdir()
+    (output / f".job-{'0' * 32}" / "train-00000-of-00009.tfrecord.1234").write_bytes(b"half a shard")
+    (output / "test-00007-of-00009.tfrecord").write_bytes(b"of another plan")
+    (output / "notes-of-mine.txt").write_text("stay")
+    run(str(celeba), str(output), image_size=16, examples_per_shard=10)
+    assert files(output) == reference | {"notes-of-mine.txt": b"stay"}
+    assert not list(output.glob(".job-*"))
+
+
+JOB = """
+import sys
+from preprocessing.job import run
+if __name__ == "__main__":
+    run(sys.argv[1], sys.argv[2], image_size=64)
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """3,000 photographs of CelebA's size, a tenth of a second's reading apart from the decoding."""
+    root = tmp_path_factory.mktemp("many")
+    write_celeba(root / "first", 300, 218, 178)
+    (root / "many").mkdir()
+    for number in range(3000):
+        os.link(root / f"first/img_align_celeba/{number % 300 + 1:06d}.jpg", root / f"many/{number:06d}.jpg")
+    return root / "many"
+
+
+def test_a_job_killed_at_any_moment_leaves_no_data_set_and_can_be_run_again(many, tmp_path):
+    output = tmp_path / "set"
+    script = tmp_path / "script.py"
+    script.write_text(JOB)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run(str(many), str(tmp_path / "whole"))
+    whole = files(tmp_path / "whole")
+    moments = {
+        "planned": lambda: any(output.glob(".job-*/plan.jsonl")),
+        "writing": lambda: any(output.glob(".job-*/*.tfrecord.*")),
+        "some shards": lambda: sum(1 for _ in output.glob("*.tfrecord")) >= 5,
+        "most shards": lambda: sum(1 for _ in output.glob("*.tfrecord")) >= len(whole) - 10,
+    }
+    for moment, reached in moments.items():
+        process = subprocess.Popen([sys.executable, str(script), str(many), str(output)], env=environment)
+        while not reached():
+            assert process.poll() is None, f"the job ended before it was {moment}"
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (output / "dataset.json").exists(), moment
+    run(str(many), str(output))
+    assert files(output) == whole
+    assert not list(output.glob(".*"))
+
+
+def make_writer(source, output, name=".job-" + "a" * 32):
+    found = sources.find(str(source))
+    (output / name).mkdir(parents=True)
+    units = job._write_plan(output / name / job._PLAN, job._plan(found, 16 * 16 * 3, 10))
+    writer = job.WriteShard(str(found.images), found.is_zip, str(output), name, 40, 16, 3)
+    writer.setup()
+    return writer, units, output / name
+
+
+def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path, reference):
+    writer, units, folder = make_writer(celeba, tmp_path)
+    for unit in (*units, *units[:3]):
+        writer.process(unit)
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("*.tfrecord")}
+    assert written == {name: content for name, content in reference.items() if name.endswith(".tfrecord")}
+    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json"}
+
+
+def test_a_straggler_of_a_dead_job_cannot_write(celeba, tmp_path, bucket):
+    writer, units, folder = make_writer(celeba, tmp_path / "set")
+    read = writer._read
+
+    def read_and_lose_the_job(images):
+        shutil.rmtree(folder)  # as the next job to the same output does
+        return read(images)
+
+    writer._read = read_and_lose_the_job
+    with pytest.raises((FileNotFoundError, RuntimeError)):
+        writer.process(units[0])
+    assert list((tmp_path / "set").iterdir()) == []
+
+    remote = job.WriteShard(writer._images, False, "gs://bucket/set", ".job-x", 40, 16, 3)
+    plan = bucket / "set" / ".job-x" / job._PLAN
+    units = job._write_plan(plan, job._plan(sources.find(str(celeba)), 16 * 16 * 3, 10))
+    remote._read = lambda images: (storage.delete(plan), read(images))[1]
+    with pytest.raises(RuntimeError, match="is over"):
+        remote.process(units[0])
+    assert files("gs://bucket/set") == {}
+
+
+def test_a_storage_that_fails_fails_the_job_and_refuses_no_image(celeba, tmp_path, monkeypatch):
+    read = storage.read
+
+    def failing(path, *args, **kwargs):
+        if str(path).endswith("000050.jpg"):
+            raise OSError(errno.EIO, "input/output error")
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(storage, "read", failing)
+    with pytest.raises(Exception, match="input/output error"):
+        run(str(celeba), str(tmp_path / "set"))
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"image_size": 0}, "--image-size 0"),
+        ({"channels": 4}, "--channels 4"),
+        ({"max_rejected": 1.5}, "--max-rejected 1.5"),
+        ({"examples_per_shard": 0}, "--examples-per-shard 0"),
+        ({"source": "nowhere"}, "does not exist"),
+        ({"source": "gs://no-such-bucket/celeba"}, "no bucket gs://no-such-bucket"),
+        ({"output": "gs://no-such-bucket/set"}, "no bucket gs://no-such-bucket"),
+        ({"output": "s3://bucket/set"}, "s3://bucket/set cannot be read"),
+        ({"beam_args": ["--direct_num_worker=2"]}, "no option --direct_num_worker"),
+        ({"beam_args": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),
+        ({"beam_args": ["--runner=NoSuchRunner"]}, "no runner NoSuchRunner"),
+        ({"beam_args": ["two"]}, "'two' is no option"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(celeba, tmp_path, bucket, options, words):
+    arguments = {"source": str(celeba), "output": str(tmp_path / "set")} | options
+    with pytest.raises(UserError, match=words):
+        run(**arguments)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_output_that_cannot_be_is_told(celeba, tmp_path):
+    (tmp_path / "file").touch()
+    for output, words in ((tmp_path / "file", "cannot be written"), (celeba / "set", "lies in the source")):
+        with pytest.raises(UserError, match=words):
+            run(str(celeba), str(output))
+
+
+def test_writing_a_data_set_needs_no_tensorflow_and_no_other_runner():
+    code = (
+        "import sys, preprocessing.job as job; job._pipeline_options(['--runner=DirectRunner']); "
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules; "
+        "assert 'apache_beam.runners.portability.prism_runner' not in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -1,0 +1,242 @@
+"""Training with real worker processes; each process starts TensorFlow, so tests share their runs."""
+
+import csv
+import dataclasses
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from components.step import StepError
+from components.train import loop, run
+from components.train.config import TrainConfig
+from components.train.gang import run_gang
+from components.train.run import NETWORKS, configure
+from preprocessing import storage
+from preprocessing.dataset import read_dataset
+from preprocessing.errors import UserError
+
+STEPS = 50
+BATCH = 36  # does not divide the 96 examples: batches run on across the ends of epochs
+OPTIONS = {"preset": "small", "steps": STEPS, "batch_size": BATCH, "log_steps": 1, "checkpoint_steps": 10}
+COMMAND = str(Path(sys.executable).parent / "latentfaces")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset, tmp_path_factory):
+    """A function that trains in worker processes and returns the model folder; the same run only once."""
+
+    @functools.cache
+    def train(model, workers, precision="float32"):
+        folder = tmp_path_factory.mktemp(f"{model}-{workers}")
+        run.train(model, str(tiny_dataset), str(folder), **OPTIONS, workers=workers, precision=precision)
+        return folder
+
+    return train
+
+
+def history(folder):
+    """The rows of history.csv as numbers, without the seconds."""
+    rows = csv.DictReader((folder / "history.csv").read_text().splitlines())
+    return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def losses(folder):
+    """Every loss of every step, [steps, losses]."""
+    return np.array([[row[name] for name in row if "loss" in name] for row in history(folder)])
+
+
+def weights(folder):
+    model = json.loads((folder / "config.json").read_text())["model"]
+    networks = [keras.saving.load_model(folder / f"{name}.keras") for name in NETWORKS[model]]
+    return [array for network in networks for array in network.get_weights()]
+
+
+def assert_same(folder, other):
+    """History and weights are the same to the bit."""
+    assert history(folder) == history(other)
+    for one, another in zip(weights(folder), weights(other), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("workers", [2, slow(3), slow(4)])
+@pytest.mark.parametrize("model", ["vae", "gan"])
+def test_what_is_trained_does_not_depend_on_the_workers(trained, model, workers):
+    # Three and four workers are more than the data set has shards. A GAN amplifies rounding.
+    one, many = losses(trained(model, 1)), losses(trained(model, workers))
+    assert one.shape == many.shape == (STEPS, {"vae": 3, "gan": 2}[model])
+    assert np.ptp(one[:20], axis=0).min() > 0.01  # something is learned, or all would agree
+    np.testing.assert_allclose(many[:20], one[:20], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "workers"), [("gan", 2), slow("vae", 2), slow("vae", 3), slow("gan", 3), slow("gan", 4)]
+)
+def test_in_float64_fifty_steps_agree_to_a_millionth(trained, model, workers):
+    one, many = losses(trained(model, 1, "float64")), losses(trained(model, workers, "float64"))
+    np.testing.assert_allclose(many, one, rtol=1e-6)
+    assert {array.dtype for array in weights(trained(model, workers, "float64"))} == {np.dtype("float64")}
+
+
+def test_the_model_folder_holds_what_the_design_says(trained, tiny_dataset):
+    folder = trained("gan", 1)
+    config = TrainConfig.from_json((folder / "config.json").read_text())
+    assert config == configure("gan", str(tiny_dataset), "small", 0, STEPS, BATCH, 0, "float32")
+    assert config.image_shape == (16, 16, 3) and config.dataset_digest == read_dataset(tiny_dataset).digest
+    rows = history(folder)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(
+        [row["epoch"] for row in rows], np.arange(1, STEPS + 1) * BATCH / 96, atol=1e-4
+    )
+    epochs = STEPS * BATCH // 96
+    pictures = sorted(path.name for path in (folder / "samples").iterdir())
+    assert pictures == [f"epoch-{epoch:04d}.png" for epoch in range(1, epochs + 1)]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        f"{step:08d}" for step in (30, 40, 50)
+    ]
+    assert list((folder / "logs").glob("events.out.tfevents.*"))
+    for network in NETWORKS["gan"]:
+        keras.saving.load_model(folder / f"{network}.keras")
+
+
+def test_a_finished_run_is_not_run_again_and_another_is_refused(trained, tiny_dataset):
+    folder = trained("gan", 1)
+    before = (folder / "generator.keras").stat().st_mtime_ns
+    run.train("gan", str(tiny_dataset), str(folder), **OPTIONS)
+    assert (folder / "generator.keras").stat().st_mtime_ns == before
+    for change, message in (
+        ({"preset": "book"}, "whose preset is small, and book is asked for"),
+        ({"seed": 4}, "whose seed is 0, and 4 is asked for"),
+        ({"batch_size": 12}, "whose batch_size is 36, and 12 is asked for"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run.train("gan", str(tiny_dataset), str(folder), **OPTIONS | change)
+
+
+def worker_processes(parent):
+    """The process ids of the workers that `latentfaces train` started, the chief first."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    found = {}
+    for child in map(int, children):
+        for entry in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            if entry.startswith(b"TF_CONFIG="):
+                found[json.loads(entry.partition(b"=")[2])["task"]["index"]] = child
+    return [found[index] for index in sorted(found)]
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("model", "workers", "victim", "step"),
+    [
+        ("vae", 1, 0, 20),
+        ("gan", 2, 0, 10),
+        slow("gan", 2, 1, 30),
+        slow("vae", 2, 1, 10),
+        slow("gan", 1, 0, 40),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(trained, tiny_dataset, tmp_path, model, workers, victim, step):
+    output = tmp_path / "model"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    command = [COMMAND, "train", model, f"--dataset={tiny_dataset}", f"--output={output}", *options]
+    process = subprocess.Popen(
+        [*command, f"--workers={workers}"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    wait_for((output / "checkpoints" / f"{step:08d}").exists, process)
+    os.kill(worker_processes(process.pid)[victim], signal.SIGKILL)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert f"error: worker {victim} of {workers} ended with SIGKILL" in errors
+    assert not list(output.glob("*.keras"))  # it was killed before its end
+
+    run.train(model, str(tiny_dataset), str(output), **OPTIONS, workers=workers)
+    assert_same(output, trained(model, workers))
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_goes_on_with_the_same_run(trained, tiny_dataset, tmp_path):
+    config = configure("vae", str(tiny_dataset), "small", 0, STEPS, BATCH, 0, "float32")
+    storage.write(tmp_path / "config.json", dataclasses.replace(config, steps=STEPS - 30).to_json().encode())
+    run_gang([str(tmp_path), "1", "10"], 2, 0)
+    storage.write(tmp_path / "config.json", config.to_json().encode())
+    run_gang([str(tmp_path), "1", "10"], 3, 0)
+    assert [row["step"] for row in history(tmp_path)] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(losses(tmp_path), losses(trained("vae", 1)), rtol=1e-2)
+
+
+def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    processes = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        command = [COMMAND, "train", "gan", f"--dataset={tiny_dataset}", f"--output={tmp_path}", *options]
+        environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+    for process in processes:
+        errors = process.communicate(timeout=180)[1]
+        assert process.returncode == 0, errors
+    np.testing.assert_allclose(losses(tmp_path)[:20], losses(trained("gan", 1))[:20], rtol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [1, slow(2)])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny_dataset, tmp_path, workers, capfd):
+    config = configure("vae", str(tiny_dataset), "small", 0, 12, BATCH, 0, "float32")
+    config = dataclasses.replace(config, learning_rate=1e30, learning_rate_decay=False)
+    storage.write(tmp_path / "config.json", config.to_json().encode())
+    with pytest.raises(StepError, match=f"worker . of {workers} ended with exit status 1"):
+        run_gang([str(tmp_path), "4", "12"], workers, 0)
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    assert "error: The loss became nan at step 2: training stopped." in errors
+    assert not list(tmp_path.glob("*.keras"))
+
+
+def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch):
+    # In this process, without TF_CONFIG: the loop is the same, and TensorFlow is there already.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for file in tiny_dataset.iterdir():
+        (bucket / "dataset" / file.name).write_bytes(file.read_bytes())
+    config = configure("gan", "gs://bucket/dataset", "small", 0, 6, BATCH, 0, "float32")
+    (bucket / "gan" / "config.json").write_text(config.to_json())
+    loop.train(config, bucket / "gan", log_steps=1, checkpoint_steps=3)
+    names = set(storage.list_files(bucket / "gan"))
+    assert {"config.json", "history.csv", "generator.keras", "discriminator.keras"} <= names
+    assert {"samples/epoch-0001.png", "checkpoints/00000003/done", "checkpoints/00000006/done"} <= names
+
+    run.publish_model("gan", "gs://bucket/gan", str(tmp_path / "whole"))
+    for name in names:  # as if it had been lost after the first checkpoint
+        if name.endswith(".keras") or name.startswith("checkpoints/00000006"):
+            (bucket / "gan" / name).unlink()
+    loop.train(config, bucket / "gan", log_steps=1, checkpoint_steps=3)
+    run.publish_model("gan", "gs://bucket/gan", str(tmp_path / "resumed"))
+    assert_same(tmp_path / "resumed", tmp_path / "whole")
