@@ -153,7 +153,11 @@ def test_a_portable_job_service_with_an_external_worker_pool_gives_the_same_byte
 
 
 REMOTE = {
-    "FlinkRunner": ["--flink_master=flink:8081", "--environment_type=EXTERNAL", "--environment_config=localhost:50000"],
+    "FlinkRunner": [
+        "--flink_master=flink:8081",
+        "--environment_type=EXTERNAL",
+        "--environment_config=localhost:50000",
+    ],
     "PortableRunner": ["--job_endpoint=localhost:8099", "--parallelism=8"],
 }
 
