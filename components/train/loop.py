@@ -133,9 +133,9 @@ def train(
                 [np.sum(strategy.experimental_local_results(rows), axis=0) for rows in untold], float
             )
             now = time.monotonic()
-            rate = len(untold) / (now - told_at)
+            pace = max(1, min(int(len(untold) / (now - told_at)), 2 * len(untold)))  # steps a second, for now
             is_due = 0 < checkpoint_minutes <= (now - saved_at) / 60
-            told = tell_all([terminated.is_set(), is_due, max(1, int(rate)), *mine.ravel()])
+            told = tell_all([terminated.is_set(), is_due, pace, *mine.ravel()])
             leave, is_due = bool(told[:, 0].any()), bool(told[0, 1])
             told_at, tell_at = now, step + int(told[0, 2])
             rows = told[:, 3:].sum(axis=0).reshape(mine.shape)
@@ -154,7 +154,7 @@ def train(
             _check_weights(task.networks, step)
             saved_at = time.monotonic()
             if monitor:
-                monitor.save()  # the rows first: too many are dropped when a run goes on, missing ones stay missing
+                monitor.save()  # the rows first: a resumed run drops those too many, and can't make missing ones
                 checkpoints.save(step, losses)
         if leave:
             tell_all([step])  # no one leaves before the chief has saved
