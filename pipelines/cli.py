@@ -122,6 +122,18 @@ def train(
     ] = "float32",
     log_steps: Annotated[int, typer.Option(help="Steps between two rows of history.csv.")] = 50,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 1000,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes after which a checkpoint is written in between; 0 for never.")
+    ] = 0.0,
+    max_restarts: Annotated[
+        int, typer.Option(help="How often to go on from the last checkpoint when a worker is lost.")
+    ] = 3,
+    rendezvous_seconds: Annotated[
+        float, typer.Option(help="How long the workers wait for each other.")
+    ] = 600.0,
+    stuck_seconds: Annotated[
+        float, typer.Option(help="Time without a step after which a worker counts as lost.")
+    ] = 300.0,
 ) -> None:
     """Train a model with MultiWorkerMirroredStrategy."""
     from components.train.run import train as run_training
@@ -141,6 +153,10 @@ def train(
             precision=precision,
             log_steps=log_steps,
             checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+            max_restarts=max_restarts,
+            rendezvous_seconds=rendezvous_seconds,
+            stuck_seconds=stuck_seconds,
         )
 
 

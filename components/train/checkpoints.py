@@ -7,19 +7,25 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from cloudpathlib import CloudPath
+
+from preprocessing.errors import UserError
 
 logger = logging.getLogger("latentfaces")
 
 _KEEP = 3
+_LOSSES = "losses.npy"
+_NO_LOSSES = np.empty((0, 0))
 
 
 class Checkpoints:
     """The checkpoints of one run, one folder a step, in `folder` (local or a bucket).
 
     A checkpoint is written beside its final name and renamed; in a bucket, its file `done` is written last.
-    All random numbers follow from the seed and the step, so there is no other state.
+    All random numbers follow from the seed and the step, so there is no other state than the losses that wait
+    for their row of the history.
 
     Args:
         folder: where the checkpoints lie.
@@ -37,43 +43,73 @@ class Checkpoints:
         done = [path for path in self._folder.iterdir() if path.name.isdigit() and (path / "done").exists()]
         return sorted((int(path.name) for path in done), reverse=True)
 
-    def save(self, step: int) -> None:
-        """Writes the checkpoint of that step and removes all but the newest three."""
-        with tempfile.TemporaryDirectory() as name:
-            files = Path(name) / "checkpoint"
-            self._checkpoint.write(str(files / "state"))
-            target = self._folder / f"{step:08d}"
-            if isinstance(target, Path):
-                part = target.with_name(f".{target.name}.part")
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(files, part)
-                (part / "done").touch()
-                shutil.rmtree(target, ignore_errors=True)
-                part.rename(target)
-            else:
-                for file in files.iterdir():
+    def save(self, step: int, losses: np.ndarray) -> None:
+        """Writes the checkpoint of that step and removes all but the newest three.
+
+        Args:
+            step: steps done.
+            losses: of the steps that are not in the history yet, float64 [steps, losses].
+        """
+        target = self._folder / f"{step:08d}"
+        if isinstance(target, Path):
+            for left in self._folder.glob(".*.part"):  # by a process that was killed
+                shutil.rmtree(left)
+            part = target.with_name(f".{target.name}.part")
+            self._write(part, losses)
+            (part / "done").touch()
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
+        else:
+            with tempfile.TemporaryDirectory() as name:
+                self._write(Path(name), losses)
+                for file in Path(name).iterdir():
                     (target / file.name).upload_from(file)
-                (target / "done").write_text("")
+            (target / "done").write_text("")
         for old in self._steps()[_KEEP:]:
             path = self._folder / f"{old:08d}"
             (path / "done").unlink()
             shutil.rmtree(path) if isinstance(path, Path) else path.rmtree()
 
-    def restore(self) -> int:
-        """Restores the newest checkpoint that can be read and returns its step, or 0 if there is none."""
-        for step in self._steps():
-            with tempfile.TemporaryDirectory() as name:
-                files = self._folder / f"{step:08d}"
-                if isinstance(files, CloudPath):
-                    files.download_to(name)
-                    files = Path(name)
-                try:
-                    self._checkpoint.read(str(files / "state")).assert_existing_objects_matched()
-                    return step
-                # TensorFlow's reader raises IndexError for a file that ends early, OpError for other damage
-                except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
-                    reason = str(error).splitlines()[0]
-                    logger.warning(
-                        "Checkpoint of step %d can't be read (%s): trying the one before.", step, reason
-                    )
-        return 0
+    def _write(self, folder: Path, losses: np.ndarray) -> None:
+        self._checkpoint.write(str(folder / "state"))
+        np.save(folder / _LOSSES, losses)
+
+    def restore(self) -> tuple[int, np.ndarray]:
+        """Restores the newest checkpoint that can be read.
+
+        Returns:
+            Its step and the losses it was saved with, or 0 and none if there is no checkpoint.
+
+        Raises:
+            UserError: if there are checkpoints and none can be read.
+        """
+        steps = self._steps()
+        for step in steps:
+            try:
+                return step, self.restore_step(step)
+            # TensorFlow's reader raises IndexError for a file that ends early, OpError for other damage
+            except (tf.errors.OpError, IndexError, AssertionError, ValueError, OSError) as error:
+                reason = str(error).splitlines()[0]
+                logger.warning(
+                    "Checkpoint of step %d can't be read (%s): trying the one before.", step, reason
+                )
+        if steps:
+            raise UserError(f"no checkpoint in {self._folder} can be read: remove that folder to start again")
+        return 0, _NO_LOSSES
+
+    def restore_step(self, step: int) -> np.ndarray:
+        """Restores the checkpoint of that step, or nothing for step 0; returns the losses saved with it.
+
+        Raises:
+            tf.errors.OpError, AssertionError, ValueError or OSError: if it can't be read.
+        """
+        if not step:
+            return _NO_LOSSES
+        with tempfile.TemporaryDirectory() as name:
+            files = self._folder / f"{step:08d}"
+            if isinstance(files, CloudPath):
+                files.download_to(name)
+                files = Path(name)
+            losses = np.load(files / _LOSSES, allow_pickle=False)
+            self._checkpoint.read(str(files / "state")).assert_existing_objects_matched()
+            return losses

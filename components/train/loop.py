@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -15,6 +20,7 @@ from components.step import StepError
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.gan import GAN
+from components.train.gang import PEER_LOST, TERMINATED
 from components.train.input import batches, open_split
 from components.train.monitor import Monitor
 from components.train.noise import GlobalBatchNoise
@@ -28,20 +34,35 @@ logger = logging.getLogger("latentfaces")
 TASKS = {"vae": VAE, "gan": GAN}
 
 
-def train(config: TrainConfig, folder: Path | CloudPath, *, log_steps: int, checkpoint_steps: int) -> None:
+def train(
+    config: TrainConfig,
+    folder: Path | CloudPath,
+    *,
+    log_steps: int,
+    checkpoint_steps: int,
+    checkpoint_minutes: float,
+    on_step: Callable[[], object] = lambda: None,
+) -> None:
     """Trains, going on from the newest checkpoint, and saves the networks in the model folder.
 
     Which worker of how many this process is follows from `TF_CONFIG`, as TensorFlow defines it.
+
+    About once a second the workers tell each other their losses, whether one has to leave (SIGTERM), and
+    whether a checkpoint is due. Everything that depends on the clock is decided there and by the chief alone,
+    so all workers do the same.
 
     Args:
         config: of the run.
         folder: the model folder.
         log_steps: steps between two rows of the history.
         checkpoint_steps: steps between two checkpoints.
+        checkpoint_minutes: minutes after which a checkpoint is written in between; 0 for never.
+        on_step: called after every step.
 
     Raises:
         UserError: if the data set can't be read or the batch can't be divided among the replicas.
-        StepError: if a loss is not finite; its message names the step.
+        StepError: if a loss or a weight is not finite; its message names the step.
+        SystemExit: after SIGTERM, a checkpoint being saved: with status 143, or 75 if a peer received it.
     """
     keras.utils.set_random_seed(config.seed)  # the networks' initial weights
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
@@ -49,6 +70,8 @@ def train(config: TrainConfig, folder: Path | CloudPath, *, log_steps: int, chec
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())  # TensorFlow's own handler swallows it
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise UserError(
@@ -59,10 +82,14 @@ def train(config: TrainConfig, folder: Path | CloudPath, *, log_steps: int, chec
     with strategy.scope():
         task = TASKS[config.model](config)
     checkpoints = Checkpoints(folder / "checkpoints", task.state)
-    step = checkpoints.restore()
     is_chief = strategy.cluster_resolver.task_id in (None, 0)
+    tell_all = _teller(strategy)
+    step, losses = checkpoints.restore() if is_chief else (0, np.empty((0, 0)))
+    step = int(tell_all([step])[0, 0])
+    if not is_chief:
+        losses = checkpoints.restore_step(step)
     monitor = Monitor(config, folder, step) if is_chief else None
-    if step:
+    if monitor and step:
         logger.info("%s goes on from step %d of %d.", config.model.upper(), step, config.steps)
 
     local_batches = strategy.distribute_datasets_from_function(
@@ -92,33 +119,75 @@ def train(config: TrainConfig, folder: Path | CloudPath, *, log_steps: int, chec
     def train_step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         return strategy.run(replica_step, args=(batch,))
 
-    losses: list[tf.Tensor] = []  # of this worker's replicas, not yet summed over the workers
+    untold: list[tf.Tensor] = []  # the losses of this worker's replicas, a step an item
+    told_at, tell_at = time.monotonic(), step + 1
+    saved_at = time.monotonic()
     for batch in local_batches:
-        losses.append(train_step(batch))
+        untold.append(train_step(batch))
         step += 1
+        on_step()
         is_last = step == config.steps
-        if step % log_steps == 0 or step % checkpoint_steps == 0 or is_last:
-            summed = strategy.reduce(
-                "SUM", strategy.run(lambda *rows: tf.stack(rows), args=tuple(losses)), axis=None
+        leave = False
+        if step == tell_at or step % log_steps == 0 or step % checkpoint_steps == 0 or is_last:
+            mine = np.array(
+                [np.sum(strategy.experimental_local_results(rows), axis=0) for rows in untold], float
             )
-            means = _finite_means(summed.numpy(), step - len(losses), names)
-            losses.clear()
-            if monitor:
-                monitor.log(step, step * config.batch_size / len(examples), means)
+            now = time.monotonic()
+            pace = max(1, min(int(len(untold) / (now - told_at)), 2 * len(untold)))  # steps a second, for now
+            is_due = 0 < checkpoint_minutes <= (now - saved_at) / 60
+            told = tell_all([terminated.is_set(), is_due, pace, *mine.ravel()])
+            leave, is_due = bool(told[:, 0].any()), bool(told[0, 1])
+            told_at, tell_at = now, step + int(told[0, 2])
+            rows = told[:, 3:].sum(axis=0).reshape(mine.shape)
+            _check_finite(rows, step - len(rows), names)
+            losses = np.concatenate([losses, rows]) if len(losses) else rows
+            untold.clear()
+            if step % log_steps == 0 or is_last:
+                if monitor:
+                    means = dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
+                    monitor.log(step, step * config.batch_size / len(examples), means)
+                losses = losses[:0]
         epoch = step * config.batch_size // len(examples)
         if monitor and (epoch > (step - 1) * config.batch_size // len(examples) or is_last):
             monitor.picture(step, epoch, task.sample(monitor.latents).numpy())
-        if monitor and (step % checkpoint_steps == 0 or is_last):
-            checkpoints.save(step)
-            monitor.save()
+        if step % checkpoint_steps == 0 or is_last or leave or is_due:
+            _check_weights(task.networks, step)
+            saved_at = time.monotonic()
+            if monitor:
+                monitor.save()  # the rows first: a resumed run drops those too many, and can't make missing ones
+                checkpoints.save(step, losses)
+        if leave:
+            tell_all([step])  # no one leaves before the chief has saved
+            logger.info("Leaving after SIGTERM; the checkpoint of step %d is saved.", step)
+            sys.exit(TERMINATED if terminated.is_set() else PEER_LOST)
     if monitor:
         monitor.close()
         task.finish()
         _save(task.networks, folder)
 
 
-def _finite_means(losses: np.ndarray, first_step: int, names: list[str]) -> dict[str, float]:
-    """Returns the mean of each loss over some steps, [steps, losses].
+def _teller(strategy: tf.distribute.Strategy) -> Callable[[Sequence[float]], np.ndarray]:
+    """Returns a function that tells all workers each one's numbers.
+
+    Every worker calls it with as many; it returns float64 [workers, numbers]. They are not summed on the way,
+    so that losses have the same bits however many steps' are told at once.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def gather(numbers: tf.Tensor) -> tf.Tensor:
+        return strategy.run(
+            lambda: tf.distribute.get_replica_context().all_gather(numbers[tf.newaxis], axis=0)
+        )
+
+    def tell_all(numbers: Sequence[float]) -> np.ndarray:
+        copies = strategy.experimental_local_results(gather(tf.constant(np.asarray(numbers, np.float64))))
+        return copies[0].numpy()[:: len(copies)]  # a worker's replicas all say the same
+
+    return tell_all
+
+
+def _check_finite(losses: np.ndarray, first_step: int, names: list[str]) -> None:
+    """Checks the losses of some steps, [steps, losses].
 
     Raises:
         StepError: if one is NaN or infinite.
@@ -130,7 +199,20 @@ def _finite_means(losses: np.ndarray, first_step: int, names: list[str]) -> dict
             f"The {names[column]} became {losses[row, column]} at step {first_step + row + 1}: training stopped. "
             "The checkpoints before it are whole; try a lower learning rate."
         )
-    return dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
+
+
+def _check_weights(networks: dict[str, keras.Model], step: int) -> None:
+    """Checks what the losses of the next step would show, before it is saved as the last good state.
+
+    Raises:
+        StepError: if a weight is NaN or infinite.
+    """
+    for name, network in networks.items():
+        if not all(np.isfinite(weight).all() for weight in network.get_weights()):
+            raise StepError(
+                f"A weight of the {name} is not finite after step {step}: training stopped. "
+                "The checkpoints before it are whole; try a lower learning rate."
+            )
 
 
 def _save(networks: dict[str, keras.Model], folder: Path | CloudPath) -> None:

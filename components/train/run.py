@@ -13,7 +13,7 @@ from cloudpathlib import CloudPath
 from components.check.check import check_output
 from components.step import import_tensorflow
 from components.train.config import TrainConfig, check_sides, find_preset
-from components.train.gang import run_gang
+from components.train.gang import Gang, run_gang
 from preprocessing import storage
 from preprocessing.dataset import read_dataset
 from preprocessing.errors import UserError
@@ -39,6 +39,10 @@ def train(
     precision: str = "float32",
     log_steps: int = 50,
     checkpoint_steps: int = 1000,
+    checkpoint_minutes: float = 0.0,
+    max_restarts: int = 3,
+    rendezvous_seconds: float = 600.0,
+    stuck_seconds: float = 300.0,
 ) -> None:
     """Trains a model; a run that was interrupted goes on from its newest checkpoint.
 
@@ -58,10 +62,15 @@ def train(
         precision: one of `PRECISIONS`.
         log_steps: steps between two rows of `history.csv`.
         checkpoint_steps: steps between two checkpoints.
+        checkpoint_minutes: minutes after which a checkpoint is written in between; 0 for never.
+        max_restarts: how often the workers go on from the last checkpoint when one is lost.
+        rendezvous_seconds: how long the workers wait for each other.
+        stuck_seconds: without a step after which a worker counts as lost.
 
     Raises:
         UserError: if something asked for is wrong, before any long work.
         StepError: if a worker failed.
+        SystemExit: after SIGTERM, with status 143; where `TF_CONFIG` is set and a peer is lost, with 75.
     """
     check_training(model, preset, batch_size, workers, gpus_per_worker)
     if min(epochs, steps) < 0:
@@ -70,6 +79,10 @@ def train(
         raise UserError("--epochs and --steps exclude each other: give one of them")
     if min(log_steps, checkpoint_steps) < 1:
         raise UserError("--log-steps and --checkpoint-steps are at least 1")
+    if min(checkpoint_minutes, max_restarts) < 0:
+        raise UserError("--checkpoint-minutes and --max-restarts can't be negative")
+    if min(rendezvous_seconds, stuck_seconds) <= 0:
+        raise UserError("--rendezvous-seconds and --stuck-seconds must be more than 0")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is unknown: choose one of {', '.join(PRECISIONS)}")
     config = configure(model, dataset, preset, epochs, steps, batch_size, seed, precision)
@@ -82,10 +95,28 @@ def train(
     if "TF_CONFIG" in os.environ:
         import_tensorflow()
         from components.train import loop
+        from components.train.worker import peers_watched
 
-        loop.train(config, folder, log_steps=log_steps, checkpoint_steps=checkpoint_steps)
+        with peers_watched():
+            loop.train(
+                config,
+                folder,
+                log_steps=log_steps,
+                checkpoint_steps=checkpoint_steps,
+                checkpoint_minutes=checkpoint_minutes,
+            )
     else:
-        run_gang([str(folder), str(log_steps), str(checkpoint_steps)], workers, gpus_per_worker)
+        gang = Gang(
+            folder=str(folder),
+            workers=workers,
+            log_steps=log_steps,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+            max_restarts=max_restarts,
+            rendezvous_seconds=rendezvous_seconds,
+            stuck_seconds=stuck_seconds,
+        )
+        run_gang(gang, gpus_per_worker)
     logger.info("%s is in %s.", model.upper(), output)
 
 
