@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from components.train.checkpoints import Checkpoints
+from preprocessing.errors import UserError
 
-STATE_FILES = ("state.index", "state.data-00000-of-00001")
+FILES = ("state.index", "state.data-00000-of-00001", "losses.npy")
+LOSSES = np.arange(6.0).reshape(3, 2)
 
 
 class Run:
@@ -23,6 +25,12 @@ class Run:
         gradients = [variable + 0.1 for variable in self.network.trainable_variables]
         self.optimizer.apply(gradients, self.network.trainable_variables)
 
+    def restore(self):
+        """Restores the newest checkpoint, checks the losses that came with it, and returns its step."""
+        step, losses = self.checkpoints.restore()
+        np.testing.assert_array_equal(losses, LOSSES * step if step else np.empty((0, 0)))
+        return step
+
     def weights(self):
         return [variable.numpy() for variable in self.network.variables + self.optimizer.variables]
 
@@ -32,7 +40,7 @@ def trained(folder, steps):
     run, history = Run(folder), []
     for step in range(1, steps + 1):
         run.step()
-        run.checkpoints.save(step)
+        run.checkpoints.save(step, LOSSES * step)
         history.append(run.weights())
     return history
 
@@ -51,14 +59,14 @@ def test_the_newest_is_restored_to_the_bit_and_three_are_kept(folder):
     history = trained(folder, 5)
     assert sorted(path.name for path in folder.iterdir()) == ["00000003", "00000004", "00000005"]
     run = Run(folder, seed=1)
-    assert run.checkpoints.restore() == 5
+    assert run.restore() == 5
     assert_same(run.weights(), history[-1])
 
 
 def test_without_a_checkpoint_a_run_begins_at_step_0(folder):
     run = Run(folder)
     weights = run.weights()
-    assert run.checkpoints.restore() == 0
+    assert run.restore() == 0
     assert_same(run.weights(), weights)
 
 
@@ -72,7 +80,7 @@ def flip(file):
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", STATE_FILES)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     "damage", [cut, flip, lambda file: file.write_bytes(b""), lambda file: file.unlink()]
 )
@@ -80,7 +88,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
     history = trained(tmp_path / "c", 2)
     damage(tmp_path / "c" / "00000002" / name)
     run = Run(tmp_path / "c", seed=1)
-    assert run.checkpoints.restore() == 1
+    assert run.restore() == 1
     assert_same(run.weights(), history[0])
     [record] = caplog.records
     assert record.levelname == "WARNING" and "\n" not in record.getMessage()
@@ -89,28 +97,27 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
 
 def test_a_bucket_damaged_newest_checkpoint_is_passed_over(bucket, caplog):
     history = trained(bucket / "c", 2)
-    file = bucket / "c" / "00000002" / STATE_FILES[1]
+    file = bucket / "c" / "00000002" / FILES[1]
     file.write_bytes(file.read_bytes()[:99])
     run = Run(bucket / "c", seed=1)
-    assert run.checkpoints.restore() == 1
+    assert run.restore() == 1
     assert_same(run.weights(), history[0])
     assert "Checkpoint of step 2 can't be read" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [cut, flip])
-def test_a_damaged_only_checkpoint_leaves_the_initial_weights(tmp_path, damage):
+def test_where_no_checkpoint_can_be_read_the_run_does_not_silently_start_again(tmp_path, damage):
     trained(tmp_path / "c", 1)
-    damage(tmp_path / "c" / "00000001" / STATE_FILES[1])
-    run = Run(tmp_path / "c", seed=1)
-    weights = run.weights()
-    assert run.checkpoints.restore() == 0
-    assert_same(run.weights(), weights)
+    damage(tmp_path / "c" / "00000001" / FILES[1])
+    with pytest.raises(UserError, match=f"no checkpoint in {tmp_path}/c can be read: remove that folder"):
+        Run(tmp_path / "c", seed=1).restore()
 
 
 def test_another_models_checkpoint_is_not_taken(tmp_path):
     trained(tmp_path / "c", 1)
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(60), keras.layers.Dense(2)])
-    assert Checkpoints(tmp_path / "c", {"network": other}).restore() == 0
+    with pytest.raises(UserError, match="no checkpoint in .* can be read"):
+        Checkpoints(tmp_path / "c", {"network": other}).restore()
 
 
 def test_what_a_killed_writer_left_is_not_a_checkpoint(tmp_path):
@@ -121,12 +128,12 @@ def test_what_a_killed_writer_left_is_not_a_checkpoint(tmp_path):
     shutil.copytree(folder / "00000001", folder / "00000003")
     (folder / "00000003" / "done").unlink()
     run = Run(folder, seed=1)
-    assert run.checkpoints.restore() == 1
+    assert run.restore() == 1
     assert_same(run.weights(), history[0])
     for step in (2, 3):  # the run comes there again
         run.step()
-        run.checkpoints.save(step)
+        run.checkpoints.save(step, LOSSES * step)
     assert sorted(path.name for path in folder.iterdir()) == ["00000001", "00000002", "00000003"]
     again = Run(folder)
-    assert again.checkpoints.restore() == 3
+    assert again.restore() == 3
     assert_same(again.weights(), run.weights())

@@ -2,19 +2,24 @@ import contextlib
 import csv
 import json
 import os
-import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.step import StepError
+from components.train.gang import Gang
+from components.train.rendezvous import Meeting, meet
 from preprocessing.dataset import VERSION, Dataset, ShardWriter, encode_example, make_splits, write_dataset
 
-STEPS = 200
+STEPS = 300
 RUN = ["--preset", "book", "--batch-size", "24", "--steps", str(STEPS), "--seed", "7"]
 OFTEN = ["--log-steps", "20", "--checkpoint-steps", "7"]
 
@@ -89,7 +94,7 @@ class Run:
 
 
 def _find(parent, command):
-    """The process id of the child of `parent` whose command line holds `command`; waits until there is one."""
+    """Waits for a child of `parent` whose command line holds `command`; returns its process id."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for line in subprocess.check_output(["ps", "-eo", "pid,ppid,args"], text=True).splitlines()[1:]:
@@ -100,10 +105,16 @@ def _find(parent, command):
     raise AssertionError(f"{parent} has no child {command}")
 
 
-def processes_of(folder):
-    """The processes that a run in `folder` left behind, zombies aside."""
-    lines = subprocess.check_output(["ps", "-eo", "stat,pid,args"], text=True).splitlines()
-    return [line for line in lines if str(folder) in line and not line.startswith("Z")]
+def assert_none_left(folder):
+    """Fails if processes of a run in `folder`, zombies aside, are there two seconds from now."""
+    deadline = time.monotonic() + 2
+    while True:
+        lines = subprocess.check_output(["ps", "-eo", "stat,pid,args"], text=True).splitlines()
+        left = [line for line in lines if str(folder) in line and not line.startswith("Z")]
+        if not left:
+            return
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def history(output):
@@ -136,12 +147,12 @@ def uninterrupted(faces, tmp_path_factory):
 
 
 def test_a_run_whose_processes_are_killed_ends_with_the_same_bits(start, uninterrupted, tmp_path):
-    run = start(tmp_path / "run", *OFTEN, "--max-restarts", "3")
+    run = start(tmp_path / "run", "--log-steps", "20", "--checkpoint-steps", "7", "--max-restarts", "3")
     run.wait_for_step(20)
     os.kill(run.worker(1), signal.SIGKILL)
-    run.wait_for_step(60)
+    run.wait_for_step(80)
     os.kill(run.member(0), signal.SIGKILL)
-    run.wait_for_step(100)
+    run.wait_for_step(140)
     chief = run.worker(0)
     while True:  # in the middle of a checkpoint
         run.wait_until(lambda: list(run.output.glob("checkpoints/.*.part")))
@@ -152,6 +163,211 @@ def test_a_run_whose_processes_are_killed_ends_with_the_same_bits(start, uninter
     os.kill(chief, signal.SIGKILL)
     assert run.end() == 0, run.log()
     assert_same_bits(run.output, uninterrupted)
-    for restart, reason in enumerate(["Worker 1's process was killed by SIGKILL", "Worker 0 was lost"], 1):
+    reasons = [
+        "Worker 1's process was killed by SIGKILL",
+        "Worker 0 was lost",
+        "Worker 0's process was killed by SIGKILL",
+    ]
+    for restart, reason in enumerate(reasons, 1):
         assert f"{reason}: all go on from the last checkpoint, restart {restart} of at most 3." in run.log()
-    assert not processes_of(tmp_path)
+    assert not list(run.output.glob("checkpoints/.*.part"))
+    assert_none_left(tmp_path)
+
+
+def test_a_terminated_run_saves_and_goes_on_whatever_the_number_of_workers(start, uninterrupted, tmp_path):
+    often = ["--log-steps", "20", "--checkpoint-minutes", "0.02", "--stuck-seconds", "5"]
+    run = start(tmp_path / "run", *often)
+    run.wait_for_step(1)  # one that is written because of the time
+    run.process.terminate()
+    assert run.end() == 143, run.log()
+    saved = run.step()
+    assert f"the checkpoint of step {saved} is saved" in run.log() and 0 < saved < STEPS
+    assert_none_left(tmp_path)
+    shutil.copytree(tmp_path / "run", tmp_path / "three")
+
+    run = start(tmp_path / "run", *often)
+    run.wait_until(lambda: f"goes on from step {saved} of {STEPS}" in run.log())
+    run.wait_for_step(saved + 1)
+    os.kill(run.worker(1), signal.SIGSTOP)
+    assert run.end() == 0, run.log()
+    assert "made no step for 5 s: all go on from the last checkpoint, restart 1" in run.log()
+    assert_same_bits(run.output, uninterrupted)
+    assert_none_left(tmp_path)
+
+    run = start(tmp_path / "three", "--log-steps", "20", workers=3)
+    assert run.end() == 0, run.log()
+    ours, theirs = history(tmp_path / "three"), history(uninterrupted)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for name in ("loss", "reconstruction_loss"):
+        np.testing.assert_allclose(
+            [float(row[name]) for row in ours], [float(row[name]) for row in theirs], rtol=1e-5
+        )
+
+
+def test_damaged_checkpoints_are_passed_over_and_if_all_are_nothing_is_trained(
+    start, uninterrupted, tmp_path
+):
+    run = start(tmp_path / "run", "--log-steps", "20", "--checkpoint-steps", "290", workers=1)
+    assert run.end() == 0, run.log()
+    weights = (run.output / "decoder.keras").read_bytes()
+    (run.output / "decoder.keras").unlink()
+    newest, before = (run.output / "checkpoints" / name for name in ("00000300", "00000290"))
+    data = newest / "state.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1000])
+    run = start(run.output, "--log-steps", "20", workers=1)
+    assert run.end() == 0, run.log()
+    assert "Checkpoint of step 300 can't be read" in run.log() and "goes on from step 290" in run.log()
+    assert len((run.output / "decoder.keras").read_bytes()) == len(weights)
+
+    (run.output / "decoder.keras").unlink()
+    for folder in (newest, before):
+        (folder / "state.index").write_bytes(b"")
+    run = start(run.output, workers=1)
+    assert run.end() == 2, run.log()
+    assert f"no checkpoint in {run.output}/checkpoints can be read" in run.log()
+    assert "restart" not in run.log()
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_one_that_is_drained(start, uninterrupted, tmp_path):
+    run = start(tmp_path / "run", "--log-steps", "20", "--checkpoint-steps", "50")
+    run.wait_for_step(50)
+    os.kill(run.member(1), signal.SIGTERM)
+    assert run.end() == 0, run.log()
+    assert "Leaving" in run.log() and "restart 1 of at most 3" in run.log()
+    assert_same_bits(run.output, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_worker_of_someone_elses_gang_leaves_with_75_when_a_peer_is_lost(start, tmp_path, monkeypatch):
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
+    runs = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": addresses}, "task": task}))
+        runs.append(start(tmp_path / "run", "--checkpoint-steps", "20"))
+    runs[0].wait_for_step(20)
+    runs[1].process.kill()
+    assert runs[0].end() == 75, runs[0].log()
+    assert "TensorFlow lost a peer" in runs[0].log()
+
+
+def test_after_too_many_restarts_the_reason_is_told(start, tmp_path):
+    run = start(tmp_path / "run", "--max-restarts", "1")
+    os.kill(run.worker(1), signal.SIGKILL)
+    run.wait_until(lambda: "restart 1 of at most 1" in run.log())
+    os.kill(run.worker(0), signal.SIGKILL)
+    assert run.end() == 1
+    assert "worker 0's process was killed by SIGKILL; after 1 restarts the workers give up" in run.log()
+    assert_none_left(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_no_process_outlives_the_one_that_started_it(start, tmp_path, number, status):
+    run = start(tmp_path / "run")
+    workers = [run.worker(index) for index in range(2)]
+    os.kill(workers[0], signal.SIGSTOP)
+    os.kill(workers[0], signal.SIGCONT)
+    run.process.send_signal(number)
+    assert run.end(5) == status
+    assert_none_left(tmp_path)
+    assert "Traceback" not in run.log()
+
+
+def test_a_different_run_in_the_folder_is_refused(start, uninterrupted):
+    run = start(uninterrupted, "--batch-size", "12")
+    assert run.end() == 2
+    assert "holds a run whose batch_size is 24, and 12 is asked for" in run.log()
+
+
+def test_a_member_that_comes_when_all_is_done_ends_well(uninterrupted):
+    gang = Gang(folder=str(uninterrupted), workers=2, meeting="127.0.0.1:1")
+    command = [sys.executable, "-m", "components.train.member", "1", gang.to_json()]
+    assert subprocess.run(command, timeout=20).returncode == 0
+
+
+def _free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class TestMeeting:
+    """Members as threads of this process."""
+
+    @pytest.fixture
+    def meeting(self):
+        (port,) = _free_ports(1)
+        return f"127.0.0.1:{port}"
+
+    @pytest.fixture
+    def all_meet(self, meeting):
+        with ThreadPoolExecutor() as pool:
+
+            def all_meet(members):
+                """Each of `members` is (index, attempt, reason); returns the answers or errors."""
+                calls = [
+                    pool.submit(
+                        meet, meeting, index, 1000 + index, attempt=attempt, reason=reason, seconds=10
+                    )
+                    for index, attempt, reason in members
+                ]
+                return [call.exception() or call.result() for call in calls]
+
+            yield all_meet
+
+    def test_all_learn_the_addresses_in_order_and_at_once_when_one_is_lost(self, meeting, all_meet, caplog):
+        Meeting(meeting, 3, max_restarts=1, seconds=10).start()
+        answers = all_meet([(2, 0, ""), (0, 0, ""), (1, 0, "")])
+        assert [answer[1] for answer in answers] == [1, 1, 1]
+        assert {tuple(answer[2]) for answer in answers} == {
+            ("127.0.0.1:1000", "127.0.0.1:1001", "127.0.0.1:1002")
+        }
+        answers[2][0].close()
+        for connection, *_ in answers[:2]:
+            connection.settimeout(2)
+            assert connection.recv(1) == b""
+        answers = all_meet([(0, 1, ""), (1, 1, ""), (2, 1, "")])
+        assert [answer[1] for answer in answers] == [2, 2, 2]
+        assert "Worker 1 was lost: all go on from the last checkpoint, restart 1 of at most 1." in caplog.text
+        answers[0][0].close()
+        errors = all_meet([(0, 2, "worker 0 stumbled"), (1, 2, ""), (2, 2, "")])
+        assert {type(error) for error in errors} == {StepError}
+        assert {str(error) for error in errors} == {"worker 0 stumbled; after 1 restarts the workers give up"}
+
+    def test_a_member_that_comes_again_ends_the_attempt(self, meeting, all_meet):
+        Meeting(meeting, 2, max_restarts=3, seconds=10).start()
+        first = all_meet([(0, 0, ""), (1, 0, "")])
+        with ThreadPoolExecutor() as pool:
+            again = pool.submit(meet, meeting, 1, 2001, attempt=0, reason="", seconds=10)
+            first[0][0].settimeout(2)
+            assert first[0][0].recv(1) == b""
+            _, attempt, addresses = all_meet([(0, 1, "")])[0]
+            assert (attempt, addresses[1]) == (2, "127.0.0.1:2001") == again.result()[1:2] + (addresses[1],)
+
+    def test_the_number_of_restarts_outlives_worker_0(self, meeting, all_meet):
+        Meeting(meeting, 2, max_restarts=3, seconds=10).start()
+        assert [answer[1] for answer in all_meet([(0, 0, ""), (1, 3, "")])] == [4, 4]
+
+    def test_strangers_are_sent_away(self, meeting, all_meet, caplog):
+        Meeting(meeting, 2, max_restarts=3, seconds=10).start()
+        host, port = meeting.split(":")
+        for message in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 7, "port": 1, "attempt": 0}\n', b""):
+            with socket.create_connection((host, int(port))) as stranger:
+                stranger.sendall(message)
+                stranger.shutdown(socket.SHUT_WR)
+                assert stranger.recv(1) == b""
+        assert [answer[1] for answer in all_meet([(0, 0, ""), (1, 0, "")])] == [1, 1]
+        assert caplog.text.count("came to the workers' meeting by mistake") == 4
+
+    def test_who_is_missing_is_told_after_the_deadline(self, meeting):
+        Meeting(meeting, 3, max_restarts=3, seconds=0.2).start()
+        with pytest.raises(StepError, match="of 3 workers, these did not come within 0 s: 0, 2"):
+            meet(meeting, 1, 1001, attempt=0, reason="", seconds=10)
+
+    def test_a_worker_0_that_is_not_there_is_told_after_the_deadline(self, meeting, monkeypatch):
+        monkeypatch.setattr("components.train.rendezvous._PATIENCE", 0.2)
+        with pytest.raises(StepError, match=f"worker 0 at {meeting} did not answer within 1 s"):
+            meet(meeting, 1, 1001, attempt=0, reason="", seconds=1)

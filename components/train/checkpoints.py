@@ -87,8 +87,8 @@ class Checkpoints:
         for step in steps:
             try:
                 return step, self.restore_step(step)
-            # TensorFlow's reader raises IndexError for a file that ends early, OpError for other damage
-            except (tf.errors.OpError, IndexError, AssertionError, ValueError, OSError) as error:
+            # TensorFlow raises IndexError for a file that ends early, NumPy EOFError
+            except (tf.errors.OpError, IndexError, EOFError, AssertionError, ValueError, OSError) as error:
                 reason = str(error).splitlines()[0]
                 logger.warning(
                     "Checkpoint of step %d can't be read (%s): trying the one before.", step, reason
@@ -101,7 +101,7 @@ class Checkpoints:
         """Restores the checkpoint of that step, or nothing for step 0; returns the losses saved with it.
 
         Raises:
-            tf.errors.OpError, AssertionError, ValueError or OSError: if it can't be read.
+            tf.errors.OpError, IndexError, EOFError, AssertionError, ValueError or OSError: if it is damaged.
         """
         if not step:
             return _NO_LOSSES

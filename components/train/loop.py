@@ -75,7 +75,8 @@ def train(
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise UserError(
-            f"Batch size {config.batch_size} can't be divided among {replicas} replicas: choose a multiple of it."
+            f"batch size {config.batch_size} can't be divided among {replicas} replicas: "
+            f"choose a multiple of {replicas}"
         )
     dataset = read_dataset(config.dataset)
     examples = open_split(config.dataset, dataset, "train")
@@ -127,7 +128,7 @@ def train(
         step += 1
         on_step()
         is_last = step == config.steps
-        leave = False
+        leave = is_due = False
         if step == tell_at or step % log_steps == 0 or step % checkpoint_steps == 0 or is_last:
             mine = np.array(
                 [np.sum(strategy.experimental_local_results(rows), axis=0) for rows in untold], float
@@ -154,7 +155,7 @@ def train(
             _check_weights(task.networks, step)
             saved_at = time.monotonic()
             if monitor:
-                monitor.save()  # the rows first: a resumed run drops those too many, and can't make missing ones
+                monitor.save()  # first: a resumed run drops rows too many, and can't make missing ones
                 checkpoints.save(step, losses)
         if leave:
             tell_all([step])  # no one leaves before the chief has saved
@@ -196,8 +197,8 @@ def _check_finite(losses: np.ndarray, first_step: int, names: list[str]) -> None
     if len(bad):
         row, column = bad[0]
         raise StepError(
-            f"The {names[column]} became {losses[row, column]} at step {first_step + row + 1}: training stopped. "
-            "The checkpoints before it are whole; try a lower learning rate."
+            f"The {names[column]} became {losses[row, column]} at step {first_step + row + 1}: "
+            "training stopped. The checkpoints before it are whole; try a lower learning rate."
         )
 
 
