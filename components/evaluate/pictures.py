@@ -60,5 +60,5 @@ def to_float(images: np.ndarray) -> np.ndarray:
 def png(image: Image.Image) -> bytes:
     """Returns the picture as the bytes of a PNG file; the same pixels give the same bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", compress_level=4)  # the default takes seconds for smooth pictures
     return buffer.getvalue()
