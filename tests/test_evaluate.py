@@ -234,16 +234,15 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
         assert names == {"real", "reconstructions", "vae_samples", "interpolations", "manifold"}
 
 
-def test_the_manifold_grows_to_the_right_and_upwards_and_holds_the_data():
+def test_the_manifold_grows_to_the_right_and_upwards_by_the_quantiles_of_the_data():
     latents = keras.Input((2,))
-    means = np.tile(np.array([[0.3, 0.3], [-0.2, 3]], np.float32), (40, 1))
-    # the plane is -1 to 1 across, as in the book, and -1 to 3 up, to hold the encoded images
-    for dimension, reach in ((0, 2), (1, 4)):
-        pixel = keras.layers.Reshape((1, 1, 1))((latents[:, dimension : dimension + 1] + 1) / reach)
+    means = np.stack([np.linspace(-1, 1, 201), np.linspace(0, 2, 201) ** 2], axis=1).astype(np.float32)
+    for dimension, low, reach in ((0, -1, 2), (1, 0, 4)):
+        pixel = keras.layers.Reshape((1, 1, 1))((latents[:, dimension : dimension + 1] - low) / reach)
         vae = Vae(encoder=None, decoder=Network(keras.Model(latents, pixel)))
         sheet = np.asarray(Image.open(io.BytesIO(gallery.manifold(vae, means).png)))[..., 0]
-        shades = np.linspace(0, 255, 30)
-        expected = [shades] if dimension == 0 else shades[::-1, None]
+        shares = np.linspace(0.025, 0.975, 30)
+        expected = [255 * shares] if dimension == 0 else 255 * shares[::-1, None] ** 2
         np.testing.assert_allclose(sheet, np.broadcast_to(expected, (30, 30)), atol=1)
 
 

@@ -36,18 +36,14 @@ def interpolate(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     return np.where(turns, length * direction, left * a + done * b).astype(np.float32)
 
 
-def manifold(
-    points: int, low: tuple[float, float] = (-1, -1), high: tuple[float, float] = (1, 1)
-) -> np.ndarray:
-    """The plane of a two-dimensional latent space, in the order of the book's listing 12.28.
+def manifold(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Points of a two-dimensional latent space in the order of the book's listing 12.28.
 
     Args:
-        points: rows and columns.
-        low: the lower left corner; the default corners are the book's.
-        high: the upper right corner.
+        x: [C], first coordinates from left to right.
+        y: [R], second coordinates from the bottom to the top.
 
     Returns:
-        float32 [points, points, 2]: the first coordinate grows to the right, the second upwards.
+        float32 [R, C, 2].
     """
-    x, y = np.linspace(low, high, points).T
     return np.stack(np.meshgrid(x, y[::-1]), axis=-1).astype(np.float32)
