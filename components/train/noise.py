@@ -25,6 +25,9 @@ class GlobalBatchNoise:
         start: int64 scalar, position in the global batch of this replica's first image.
         local_batch_size: images of this replica.
         global_batch_size: images of all replicas together.
+
+    Attributes:
+        dropout_rate: takes the place of the `Dropout` layers' own, if not None.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class GlobalBatchNoise:
         self._local = local_batch_size
         self._global = global_batch_size
         self._draws = 0
+        self.dropout_rate: tf.Tensor | None = None
 
     def _draw(self, draw: Callable[..., tf.Tensor], shape: tuple[int, ...], copies: int) -> tf.Tensor:
         self._draws += 1
@@ -84,7 +88,8 @@ class Dropout(keras.layers.Layer):
         if not training:
             return inputs
         noise = _active.noise
-        keep = noise.uniform(*inputs.shape[1:], copies=inputs.shape[0] // noise._local) >= self.rate
+        rate = self.rate if noise.dropout_rate is None else tf.cast(noise.dropout_rate, inputs.dtype)
+        keep = noise.uniform(*inputs.shape[1:], copies=inputs.shape[0] // noise._local) 
         return tf.where(keep, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
 
     def get_config(self) -> dict[str, object]:
