@@ -120,6 +120,11 @@ def train(
     precision: Annotated[
         str, typer.Option(help="float32, float64, mixed_bfloat16 or mixed_float16.")
     ] = "float32",
+    xla: Annotated[bool, typer.Option("--xla", help="Compile the computation of gradients.")] = False,
+    rebalance: Annotated[
+        bool,
+        typer.Option("--rebalance", help="Weaken a discriminator that overpowers the generator."),
+    ] = False,
     log_steps: Annotated[int, typer.Option(help="Steps between two rows of history.csv.")] = 50,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 1000,
     checkpoint_minutes: Annotated[
@@ -151,6 +156,8 @@ def train(
             gpus_per_worker=gpus_per_worker,
             seed=seed,
             precision=precision,
+            xla=xla,
+            rebalance=rebalance,
             log_steps=log_steps,
             checkpoint_steps=checkpoint_steps,
             checkpoint_minutes=checkpoint_minutes,

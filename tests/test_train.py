@@ -161,6 +161,30 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny_dataset,
     assert not list(tmp_path.glob("*.keras"))
 
 
+@pytest.fixture
+def float32_after():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize(
+    "change", [{"xla": True}, {"precision": "mixed_bfloat16"}, {"precision": "mixed_float16"}]
+)
+@pytest.mark.parametrize("model", ["gan", slow("vae")])
+@pytest.mark.usefixtures("float32_after")
+def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, model, change):
+    config = configure(model, str(tiny_dataset), "small", 0, STEPS, BATCH, 0, "float32")
+    config = dataclasses.replace(config, **change)
+    storage.write(tmp_path / "config.json", config.to_json().encode())
+    loop.train(config, tmp_path, log_steps=1, checkpoint_steps=STEPS, checkpoint_minutes=0)
+    ours, float32 = losses(tmp_path), losses(trained(model, 1))
+    if "xla" in change:
+        np.testing.assert_allclose(ours[:20], float32[:20], rtol=1e-3)
+    else:  # mixed_float16 leaves out the first steps, in which the scaled loss overflows
+        np.testing.assert_allclose(ours[-10:, 0].mean(), float32[-10:, 0].mean(), rtol=0.02)
+    assert {array.dtype for array in weights(tmp_path)} == {np.dtype("float32")}
+
+
 def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch):
     # In this process, without TF_CONFIG: the loop is the same, and TensorFlow is there already.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

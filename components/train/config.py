@@ -85,6 +85,8 @@ class TrainConfig(Preset):
         steps: training steps; follows from `epochs` unless the user counts in steps.
         seed: of all random numbers.
         precision: "float32", "float64", "mixed_bfloat16" or "mixed_float16".
+        xla: whether gradients are computed by code that XLA compiled.
+        rebalance: whether a discriminator that overpowers the generator is weakened.
     """
 
     model: str = ""
@@ -95,6 +97,8 @@ class TrainConfig(Preset):
     steps: int = 0
     seed: int = 0
     precision: str = "float32"
+    xla: bool = False
+    rebalance: bool = False
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON."""

@@ -21,7 +21,7 @@ from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.gan import GAN
 from components.train.gang import PEER_LOST, TERMINATED
-from components.train.input import batches, open_split
+from components.train.input import batches, open_split, parse_images
 from components.train.monitor import Monitor
 from components.train.noise import GlobalBatchNoise
 from components.train.vae import VAE
@@ -32,6 +32,8 @@ from preprocessing.errors import UserError
 logger = logging.getLogger("latentfaces")
 
 TASKS = {"vae": VAE, "gan": GAN}
+
+_REAL_IMAGES = 256  # with which the samples' diversity is compared
 
 
 def train(
@@ -89,7 +91,10 @@ def train(
     step = int(tell_all([step])[0, 0])
     if not is_chief:
         losses = checkpoints.restore_step(step)
-    monitor = Monitor(config, folder, step) if is_chief else None
+    monitor = None
+    if is_chief:
+        some = examples.read(np.arange(min(len(examples), _REAL_IMAGES)))
+        monitor = Monitor(config, folder, step, parse_images(some, config.image_shape).numpy())
     if monitor and step:
         logger.info("%s goes on from step %d of %d.", config.model.upper(), step, config.steps)
 
@@ -144,9 +149,12 @@ def train(
             losses = np.concatenate([losses, rows]) if len(losses) else rows
             untold.clear()
             if step % log_steps == 0 or is_last:
+                means = dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
+                watched = task.watch(means)
                 if monitor:
-                    means = dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
-                    monitor.log(step, step * config.batch_size / len(examples), means)
+                    samples = task.sample(monitor.latents).numpy()
+                    watched["diversity_ratio"] = monitor.diversity_ratio(step, samples)
+                    monitor.log(step, step * config.batch_size / len(examples), means | watched)
                 losses = losses[:0]
         epoch = step * config.batch_size // len(examples)
         if monitor and (epoch > (step - 1) * config.batch_size // len(examples) or is_last):

@@ -16,13 +16,15 @@ import tensorflow as tf
 from cloudpathlib import CloudPath
 from tqdm import tqdm
 
-from components.evaluate.pictures import grid, in_rows, png
+from components.evaluate.distances import diversity
+from components.evaluate.pictures import grid, in_rows, png, to_float
 from components.train.config import TrainConfig
 from preprocessing import storage
 
 logger = logging.getLogger("latentfaces")
 
 _LINE_SECONDS = 10  # between two lines of progress in a log
+_DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike
 
 
 class Monitor:
@@ -32,9 +34,12 @@ class Monitor:
         config: of the run.
         folder: the model folder, local or in a bucket.
         first_step: the step at which this process begins; later rows of an earlier attempt are dropped.
+        real_images: uint8 [N, H, W, C], whose diversity the samples should have.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path | CloudPath, first_step: int) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path | CloudPath, first_step: int, real_images: np.ndarray
+    ) -> None:
         self._config = config
         self._folder = folder
         self._rows = [row for row in read_history(folder) if int(row["step"]) <= first_step]
@@ -42,6 +47,7 @@ class Monitor:
         self._logs = Path(tempfile.mkdtemp(prefix="latentfaces-logs-"))
         self._writer = tf.summary.create_file_writer(str(self._logs))
         self._latents = np.random.default_rng(config.seed).standard_normal((64, config.latent_dim))
+        self._real_diversity = diversity(to_float(real_images))
         self._start = self._lap = self._line = time.monotonic()
         self._step = first_step
         self._bar = tqdm(
@@ -53,8 +59,25 @@ class Monitor:
             mininterval=0.5,
         )
 
+    def diversity_ratio(self, step: int, images: np.ndarray) -> float:
+        """Returns the diversity of the samples, floats in [0, 1], [64, H, W, C], beside that of real images.
+
+        Warns when it falls below a half, or has not reached it halfway through the run: a sign of mode
+        collapse, the same picture for many latents.
+        """
+        ratio = diversity(images) / self._real_diversity if self._real_diversity else 1.0
+        before = float(self._rows[-1]["diversity_ratio"]) if self._rows else 0.0
+        is_halfway = self._step < self._config.steps / 2 <= step
+        if ratio < _DIVERSE and (before >= _DIVERSE or is_halfway):
+            logger.warning(
+                "Samples are alike, a sign of mode collapse: they differ %.2f times as much as real images. "
+                "Look at samples/; another seed, a lower learning rate or more dropout may help.",
+                ratio,
+            )
+        return ratio
+
     def log(self, step: int, epoch: float, losses: dict[str, float]) -> None:
-        """Records the mean losses since the last call; `step` is the number of steps done."""
+        """Records the mean losses since the last call and what else was measured after so many steps."""
         now = time.monotonic()
         rate = (step - self._step) / (now - self._lap)
         seconds = self._seconds + now - self._start

@@ -17,6 +17,8 @@ from components.train.noise import Dropout
 
 ImageShape = tuple[int, int, int]
 
+DROPOUT = 0.2  # in the discriminators; the book's
+
 
 def build(model: str, preset: str, image_shape: ImageShape, latent_dim: int) -> dict[str, keras.Model]:
     """Builds the networks of a model.
@@ -170,5 +172,5 @@ def _pixels(x: keras.KerasTensor, channels: int, kernel_size: int) -> keras.Kera
 
 
 def _probability(x: keras.KerasTensor) -> keras.KerasTensor:
-    x = Dropout(0.2)(layers.Flatten()(x))
+    x = Dropout(DROPOUT)(layers.Flatten()(x))
     return layers.Dense(1, activation="sigmoid", dtype=keras.config.floatx())(x)

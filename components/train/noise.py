@@ -7,6 +7,7 @@ eight train the same model.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -38,17 +39,20 @@ class GlobalBatchNoise:
         self._local = local_batch_size
         self._global = global_batch_size
         self._draws = 0
+        # Not where XLA compiles, whose generator would give other numbers
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self.dropout_rate: tf.Tensor | None = None
 
     def _draw(self, draw: Callable[..., tf.Tensor], shape: tuple[int, ...], copies: int) -> tf.Tensor:
         self._draws += 1
-        numbers = draw(
-            [copies, self._global, *shape],
-            seed=tf.random.experimental.stateless_fold_in(self._seed, self._draws),
-            dtype=keras.config.floatx(),
-        )
-        mine = tf.slice(numbers, [0, self._start] + [0] * len(shape), [copies, self._local, *shape])
-        return tf.reshape(mine, [copies * self._local, *shape])
+        with self._graph.as_default() if self._graph else contextlib.nullcontext():
+            numbers = draw(
+                [copies, self._global, *shape],
+                seed=tf.random.experimental.stateless_fold_in(self._seed, self._draws),
+                dtype=keras.config.floatx(),
+            )
+            mine = tf.slice(numbers, [0, self._start] + [0] * len(shape), [copies, self._local, *shape])
+            return tf.reshape(mine, [copies * self._local, *shape])
 
     def normal(self, *shape: int) -> tf.Tensor:
         """Returns standard normal numbers of shape [local batch size, *shape]."""
@@ -88,9 +92,10 @@ class Dropout(keras.layers.Layer):
         if not training:
             return inputs
         noise = _active.noise
-        rate = self.rate if noise.dropout_rate is None else tf.cast(noise.dropout_rate, inputs.dtype)
-        keep = noise.uniform(*inputs.shape[1:], copies=inputs.shape[0] // noise._local) 
-        return tf.where(keep, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
+        rate = self.rate if noise.dropout_rate is None else noise.dropout_rate
+        rate = tf.convert_to_tensor(rate, keras.config.floatx())
+        keep = noise.uniform(*inputs.shape[1:], copies=inputs.shape[0] // noise._local) >= rate
+        return tf.where(keep, inputs / tf.cast(1.0 - rate, inputs.dtype), tf.zeros_like(inputs))
 
     def get_config(self) -> dict[str, object]:
         """Returns what the constructor needs."""

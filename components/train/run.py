@@ -37,6 +37,8 @@ def train(
     gpus_per_worker: int = 0,
     seed: int = 0,
     precision: str = "float32",
+    xla: bool = False,
+    rebalance: bool = False,
     log_steps: int = 50,
     checkpoint_steps: int = 1000,
     checkpoint_minutes: float = 0.0,
@@ -60,6 +62,8 @@ def train(
         gpus_per_worker: GPUs that each worker uses; 0 shares all that are there.
         seed: of all random numbers.
         precision: one of `PRECISIONS`.
+        xla: compile the computation of gradients with XLA.
+        rebalance: weaken a discriminator that overpowers the generator.
         log_steps: steps between two rows of `history.csv`.
         checkpoint_steps: steps between two checkpoints.
         checkpoint_minutes: minutes after which a checkpoint is written in between; 0 for never.
@@ -85,7 +89,11 @@ def train(
         raise UserError("--rendezvous-seconds and --stuck-seconds must be more than 0")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is unknown: choose one of {', '.join(PRECISIONS)}")
-    config = configure(model, dataset, preset, epochs, steps, batch_size, seed, precision)
+    if rebalance and model != "gan":
+        raise UserError("--rebalance is for the GAN: a VAE has no discriminator")
+    config = configure(
+        model, dataset, preset, epochs, steps, batch_size, seed, precision, xla=xla, rebalance=rebalance
+    )
     check_output(output)
     folder = storage.resolve(output)
     _claim(folder, config)
@@ -149,6 +157,9 @@ def configure(
     batch_size: int,
     seed: int,
     precision: str,
+    *,
+    xla: bool = False,
+    rebalance: bool = False,
 ) -> TrainConfig:
     """Returns the run's configuration: the preset, what was asked instead, and the data set's facts.
 
@@ -174,6 +185,8 @@ def configure(
         steps=steps,
         seed=seed,
         precision=precision,
+        xla=xla,
+        rebalance=rebalance,
     )
 
 

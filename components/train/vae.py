@@ -9,6 +9,7 @@ import tensorflow as tf
 from components.train.config import TrainConfig
 from components.train.networks import build
 from components.train.noise import GlobalBatchNoise
+from components.train.optimizer import adam, compute
 
 
 def cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
@@ -51,7 +52,7 @@ class VAE:
         self._config = config
         self.networks = build("vae", config.preset, config.image_shape, config.latent_dim)
         self._encoder, self._decoder = self.networks["encoder"], self.networks["decoder"]
-        self._optimizer = keras.optimizers.Adam(learning_rate(config), beta_1=config.beta_1)
+        self._optimizer = adam(config)
         self._optimizer.build(self._variables)
         self.state = {**self.networks, "optimizer": self._optimizer}
 
@@ -72,22 +73,30 @@ class VAE:
         """
         count = self._config.batch_size
         deviation = self._config.pixel_deviation
-        with tf.GradientTape() as tape:
-            z_mean, z_log_var = self._encoder(images, training=True)
-            z = z_mean + tf.exp(0.5 * z_log_var) * noise.normal(self._config.latent_dim)
-            outputs = self._decoder(z, training=True)
-            if deviation:
-                pixels, kl = gaussian_loss(images, outputs, deviation), kl_loss(z_mean, z_log_var)
-            else:
-                pixels, kl = (
-                    cross_entropy(images, outputs),
-                    kl_loss(z_mean, z_log_var) / self._config.latent_dim,
-                )
-            reconstruction = tf.reduce_sum(pixels) / count
-            kl = tf.reduce_sum(kl) / count
-            total = reconstruction + kl
-        self._optimizer.apply(tape.gradient(total, self._variables), self._variables)
-        return {"loss": total, "reconstruction_loss": reconstruction, "kl_loss": kl}
+
+        def gradients() -> tuple[list[tf.Tensor], ...]:
+            with tf.GradientTape() as tape:
+                z_mean, z_log_var = self._encoder(images, training=True)
+                z = z_mean + tf.exp(0.5 * z_log_var) * noise.normal(self._config.latent_dim)
+                outputs = self._decoder(z, training=True)
+                if deviation:
+                    pixels, kl = gaussian_loss(images, outputs, deviation), kl_loss(z_mean, z_log_var)
+                else:
+                    pixels = cross_entropy(images, outputs)
+                    kl = kl_loss(z_mean, z_log_var) / self._config.latent_dim
+                reconstruction = tf.reduce_sum(pixels) / count
+                kl = tf.reduce_sum(kl) / count
+                total = reconstruction + kl
+                scaled = self._optimizer.scale_loss(total)
+            return tape.gradient(scaled, self._variables), [total, reconstruction, kl]
+
+        slopes, losses = compute(gradients, self._config)
+        self._optimizer.apply(slopes, self._variables)
+        return dict(zip(("loss", "reconstruction_loss", "kl_loss"), losses, strict=True))
+
+    def watch(self, losses: dict[str, float]) -> dict[str, float]:
+        """Does nothing: no state of a VAE calls for a change of its settings."""
+        return {}
 
     def finish(self) -> None:
         """Does nothing: the networks are saved as they were trained."""
@@ -95,10 +104,3 @@ class VAE:
     def sample(self, latents: np.ndarray) -> tf.Tensor:
         """Returns the images, floats in [0, 1], that the decoder makes of latents [N, latent_dim]."""
         return self._decoder(latents, training=False)
-
-
-def learning_rate(config: TrainConfig) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate, or its fall to 0 along half a cosine over all steps."""
-    if config.learning_rate_decay:
-        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
-    return config.learning_rate

@@ -1,0 +1,94 @@
+"""A GAN that can't win: its images are pixels of chance, which the discriminator soon tells from any fake."""
+
+import csv
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from components.train import loop
+from components.train.gan import is_overpowered
+from components.train.monitor import Monitor
+from components.train.run import configure
+from preprocessing.dataset import VERSION, Dataset, ShardWriter, encode_example, make_splits, write_dataset
+
+STEPS = 800
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    pictures = 255 * np.random.default_rng(0).integers(0, 2, (2400, 16, 16, 3), np.uint8)
+    name = "train-00000-of-00001.tfrecord"
+    with ShardWriter((folder / name).open("wb")) as writer:
+        for number, picture in enumerate(pictures):
+            writer.write(encode_example(picture.tobytes(), f"{number}.png", None))
+    splits = make_splits([("train", writer.shard(name))])
+    write_dataset(folder, Dataset((16, 16, 3), (), splits, 0, "random", VERSION))
+    return folder
+
+
+@pytest.fixture
+def train(noise, tmp_path, caplog):
+    def train(rebalance):
+        """Returns the rows of the history and the warnings."""
+        config = configure("gan", str(noise), "small", 0, STEPS, 24, 0, "float32", rebalance=rebalance)
+        config = dataclasses.replace(config, learning_rate=1e-3)
+        loop.train(config, tmp_path, log_steps=20, checkpoint_steps=STEPS, checkpoint_minutes=0)
+        rows = [
+            {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader((tmp_path / "history.csv").open())
+        ]
+        return rows, [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    return train
+
+
+def test_an_overpowered_generator_is_told_with_advice(train):
+    rows, warnings = train(rebalance=False)
+    first = next(index for index, row in enumerate(rows) if is_overpowered(row))
+    assert "The discriminator overpowers the generator" in warnings[0]
+    assert f"its loss is {rows[first]['discriminator_loss']:.3f}" in warnings[0]
+    assert "lower the discriminator's learning rate and raise its dropout, as --rebalance does" in warnings[0]
+    last = rows[-4:]
+    assert np.mean([row["generator_loss"] for row in last]) > 4
+    assert "discriminator_dropout" not in rows[0]
+
+
+def test_rebalance_gives_the_generator_a_chance_and_is_recorded(train):
+    rows, warnings = train(rebalance=True)
+    assert "its learning rate is lowered and its dropout raised" in warnings[0]
+    rate, dropout = 1e-3, 0.2
+    for row in rows:
+        if is_overpowered(row):
+            rate, dropout = max(rate / 2, 1e-3 / 16), min(dropout + 0.1, 0.5)
+        assert row["discriminator_learning_rate"] == pytest.approx(rate)
+        assert row["discriminator_dropout"] == pytest.approx(dropout)
+    assert rate < 1e-3
+    last = rows[-4:]
+    assert not any(map(is_overpowered, last))
+    assert np.mean([row["discriminator_loss"] for row in last]) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ([0.1, 0.9, 1, 0.4, 0.3, 0.2], [0.4]),  # alike at first, as they always are
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 0.8], [0.2]),  # still alike halfway
+        ([0.1, 0.6, 0.4, 0.7, 0.3, 0.8], [0.4, 0.3]),
+    ],
+)
+def test_samples_that_are_alike_are_told(noise, tmp_path, caplog, shares, told):
+    config = configure("gan", str(noise), "small", 0, len(shares), 24, 0, "float32")
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
+    monitor = Monitor(config, tmp_path, 0, images)
+    for step, share in enumerate(shares, 1):
+        ratio = monitor.diversity_ratio(step, share * images / 255)
+        assert ratio == pytest.approx(share, rel=1e-6)
+        monitor.log(step, 0, {"diversity_ratio": ratio})
+    monitor.close()
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == len(told)
+    for warning, share in zip(warnings, told, strict=True):
+        assert f"a sign of mode collapse: they differ {share:.2f} times as much as real images" in warning
