@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test lint lock
+.PHONY: env demo test lint lock bench-preprocess bench-train
 
 env: .venv/done
 
@@ -20,6 +20,12 @@ test: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench-preprocess: env
+	$(BIN)/python benchmarks/preprocess.py
+
+bench-train: env
+	$(BIN)/python benchmarks/train.py
 
 # Pins the newest versions that setup.py allows; `requirements.lock` is what the image installs.
 lock: env
