@@ -1,0 +1,149 @@
+"""The command line as a user meets it: a process, its exit status and what it prints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer.testing
+
+from pipelines.cli import app
+
+COMMAND = str(Path(sys.executable).parent / "latentfaces")
+
+
+def run(*arguments, **options):
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+def tree(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def places(celeba, tiny_dataset, tmp_path):
+    """What the arguments below name in braces."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("no folder")
+    return {"celeba": celeba, "dataset": tiny_dataset, "tmp": tmp_path, "out": tmp_path / "out"}
+
+
+MISTAKES = [
+    ("preprocess --source {tmp}/none --output {out}", "{tmp}/none"),
+    ("preprocess --source {tmp}/empty --output {out}", "{tmp}/empty"),
+    ("preprocess --source {celeba} --output {tmp}/file", "{tmp}/file"),
+    ("preprocess --source {celeba} --output {out} --image-size 0", "0"),
+    ("preprocess --source {celeba} --output {out} --channels 2", "2"),
+    ("preprocess --source {celeba} --output {out} --max-rejected 2", "2"),
+    ("preprocess --source {celeba} --output {out} -- --runner=NoRunner", "NoRunner"),
+    ("train vae --dataset {tmp}/empty --output {out} --preset small", "{tmp}/empty"),
+    ("train vae --dataset {dataset} --output {out} --preset tiny", "tiny"),
+    ("train gan --dataset {dataset} --output {out} --preset faces", "faces"),
+    ("train gan --dataset {dataset} --output {out} --preset small --batch-size 9 --workers 2", "9"),
+    ("train gan --dataset {dataset} --output {out} --preset small --workers 0", "0"),
+    ("train gan --dataset {dataset} --output {out} --preset small --epochs 1 --steps 1", "--epochs"),
+    ("train gan --dataset {dataset} --output {out} --preset small --steps -1", "--steps"),
+    ("train gan --dataset {dataset} --output {out} --preset small --precision int8", "int8"),
+    ("train vae --dataset {dataset} --output {out} --preset small --rebalance", "--rebalance"),
+    ("train gan --dataset {dataset} --output {tmp}/file --preset small", "{tmp}/file"),
+    ("run --source {tmp}/none --root {out}", "{tmp}/none"),
+    ("run --source {celeba} --root {out} --param no_such=1", "no_such"),
+    ("run --source {celeba} --root {out} --param workers=two", "workers"),
+    ("run --source {celeba} --root {out} --param vae_preset=none", "none"),
+    ("run --source {celeba} --root {out} --param image_size=30", "30"),
+    ("compile --output {tmp}/faces.txt", "{tmp}/faces.txt"),
+    ("synthesize --count 0 --output {out}", "0"),
+    ("synthesize --count 5 --output {tmp}", "{tmp}"),
+]
+
+
+@pytest.mark.parametrize(("command", "names"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_mistake_is_told_in_one_sentence_before_anything_is_done(places, monkeypatch, command, names):
+    before = tree(places["tmp"])
+    result = run(*command.format(**places).split())
+    assert result.returncode in (1, 2), result.stderr
+    assert "Traceback" not in result.stderr and "Traceback" not in result.stdout
+    errors = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert errors and names.format(**places) in errors[0], result.stderr
+    assert not list(places["tmp"].rglob("*.tfrecord")) and not list(places["tmp"].rglob("*.keras"))
+    if not command.startswith("run"):  # which keeps a log
+        assert tree(places["tmp"]) == before
+
+
+def test_a_bucket_that_does_not_exist(bucket, celeba, tiny_dataset):
+    for command in (
+        f"preprocess --source {celeba} --output gs://none/x",
+        f"preprocess --source gs://none --output {celeba}/x",
+        f"train gan --dataset {tiny_dataset} --output gs://none/x --preset small",
+    ):
+        result = run(*command.split())
+        assert result.returncode == 2 and "gs://none" in result.stderr, result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_every_option_is_explained():
+    runner = typer.testing.CliRunner()
+    for name, command in typer.main.get_command(app).commands.items():
+        shown = runner.invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+        assert command.help and command.help.split(".")[0] in shown
+        for option in command.params:
+            assert option.help, f"{name} {option.name}"
+            assert all(text in shown for text in option.opts if text.startswith("--")), (
+                f"{name} {option.name}"
+            )
+
+
+def test_two_commands_from_faces_to_a_data_set(tmp_path):
+    result = run("synthesize", "--count", 30, "--seed", 4, "--output", tmp_path / "faces")
+    assert result.returncode == 0 and "30 faces" in result.stdout, result.stderr
+    target = tmp_path / "dataset"
+    result = run("preprocess", "--source", tmp_path / "faces", "--output", target, "--image-size", 16)
+    assert result.returncode == 0, result.stderr
+    splits = json.loads((target / "dataset.json").read_text())["splits"]
+    assert sum(split["examples"] for split in splits.values()) == 30
+
+
+@pytest.fixture(scope="module")
+def many(celeba, tmp_path_factory):
+    """A folder of 12,000 images: work for seconds."""
+    folder = tmp_path_factory.mktemp("many")
+    images = sorted((celeba / "img_align_celeba").iterdir())
+    for number in range(12_000):
+        os.link(images[number % len(images)], folder / f"{number:05d}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["preprocess", "train"])
+def test_ctrl_c_ends_without_a_traceback(many, tiny_dataset, tmp_path, command):
+    output = tmp_path / "out"
+    arguments, sign = {
+        "preprocess": (["--source", many], "*/*.tfrecord*"),
+        "train": (["gan", "--dataset", tiny_dataset, "--preset", "small"], "samples/*.png"),
+    }[command]
+    process = subprocess.Popen(
+        [COMMAND, command, *map(str, arguments), "--output", output],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(output.glob(sign)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in "".join(printed), printed
+    assert not list(output.glob("dataset.json")) and not list(
+        output.glob(sign if command == "preprocess" else "x")
+    )
+
+
+def test_a_reader_that_stops_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run([COMMAND, "--help"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,160 @@
+"""The pipeline: its compiled form, read back, and a whole run on photographs of all kinds."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import photograph
+from PIL import Image
+
+COMMAND = str(Path(sys.executable).parent / "latentfaces")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The compiled pipeline for another image than the default."""
+    file = tmp_path_factory.mktemp("compiled") / "new" / "faces.yaml"
+    subprocess.run([COMMAND, "compile", "--output", file, "--image", "registry/faces:7"], check=True)
+    return file.read_text()
+
+
+@pytest.fixture(scope="module")
+def spec(text):
+    return next(yaml.safe_load_all(text))
+
+
+@pytest.fixture(scope="module")
+def tasks(spec):
+    return spec["root"]["dag"]["tasks"]
+
+
+def test_the_steps_depend_on_one_another_as_they_should(tasks):
+    after = {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()}
+    assert after == {
+        "check": set(),
+        "preprocess": {"check"},
+        "train": {"preprocess"},
+        "train-2": {"preprocess"},
+        "evaluate": {"preprocess", "train", "train-2"},
+    }
+    kinds = {
+        name: tasks[name]["inputs"]["parameters"]["kind"]["runtimeValue"]["constant"]
+        for name in ("train", "train-2")
+    }
+    assert kinds == {"train": "vae", "train-2": "gan"}
+
+
+def test_the_parameters_have_types_and_defaults(spec):
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    types = {name: value["parameterType"] for name, value in parameters.items()}
+    assert types == {
+        **dict.fromkeys(("source", "root", "destination", "vae_preset", "gan_preset"), "STRING"),
+        **dict.fromkeys(("vae_epochs", "vae_batch_size", "gan_epochs", "gan_batch_size"), "NUMBER_INTEGER"),
+        **dict.fromkeys(("image_size", "channels", "workers", "gpus_per_worker", "seed"), "NUMBER_INTEGER"),
+        "max_rejected": "NUMBER_DOUBLE",
+        "beam_options": "LIST",
+    }
+    required = {name for name, value in parameters.items() if not value.get("isOptional")}
+    assert required == {"source", "root", "destination"}
+    assert parameters["vae_preset"]["defaultValue"] == "faces"
+    assert parameters["image_size"]["defaultValue"] == 64
+
+
+def test_every_step_has_the_image_and_resources(spec, tasks):
+    executors = spec["deploymentSpec"]["executors"]
+    assert {executor["container"]["image"] for executor in executors.values()} == {"registry/faces:7"}
+    for name, task in tasks.items():
+        label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+        resources = executors[label]["container"].get("resources", {})
+        if name != "check":
+            assert resources["resourceCpuRequest"] == "2" and resources["resourceMemoryRequest"] == "4G"
+        if name.startswith("train"):
+            accelerator = resources["accelerator"]
+            assert accelerator["resourceType"] == "nvidia.com/gpu"
+            # what the step "check" computed from workers and gpus_per_worker
+            (parameter,) = re.findall(r"inputs\.parameters\['(.*)'\]", accelerator["resourceCount"])
+            source = task["inputs"]["parameters"][parameter]["taskOutputParameter"]
+            assert source == {"outputParameterKey": "Output", "producerTask": "check"}
+            assert task["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_what_looks_at_the_world_is_never_taken_from_the_cache(tasks):
+    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == {"train", "train-2", "evaluate"}
+
+
+def test_it_holds_nothing_of_this_machine(text):
+    assert str(Path(__file__).parents[1]) not in text and str(Path.home()) not in text
+    assert not re.search(r"(?i)secret|password|token|credential", text)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """40 pictures of many sizes, formats and colour modes, and a file that is none."""
+    folder = tmp_path_factory.mktemp("photographs")
+    (folder / "holiday" / "2024").mkdir(parents=True)
+    modes = [
+        *("RGB.jpg", "RGB.png", "RGB.webp", "RGB.bmp", "RGB.tiff", "L.jpg", "L.png", "CMYK.jpg"),
+        *("P.png", "P.gif", "RGBA.png", "RGBA.webp", "LA.png", "1.png", "I;16.png", "rotated.jpg"),
+    ]
+    for number in range(40):
+        mode, kind = modes[number % len(modes)].split(".")
+        height, width = np.random.default_rng(number).integers(20, 400, 2)
+        image = Image.fromarray(photograph(number, height, width))
+        options = {}
+        if mode == "rotated":
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = 6
+        elif mode == "I;16":
+            image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        else:
+            image = image.convert(mode)
+        image.save(folder / ("holiday/2024" if number % 3 else ".") / f"{number:02d}.{kind}", **options)
+    (folder / "notes.jpg").write_text("not a picture")
+    return folder
+
+
+def test_a_whole_run_on_photographs_and_the_same_again(photographs, bucket, tmp_path):
+    command = [COMMAND, "run", "--source", photographs, "--root", tmp_path, "--destination", "gs://bucket/e"]
+    for parameter in (
+        "image_size=32",
+        "vae_preset=small",
+        "gan_preset=small",
+        "vae_epochs=2",
+        "gan_epochs=2",
+    ):
+        command += ["--param", parameter]
+    command += ["--param", "vae_batch_size=8", "--param", "gan_batch_size=8", "--param", "max_rejected=0.1"]
+
+    def run():
+        # no proxy and no other Python: what the steps need is in the environment of this one
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PATH": "/usr/bin:/bin"}
+        )
+        assert done.returncode == 0, done.stderr + (tmp_path / "log.txt").read_text()
+        return done
+
+    done = run()
+    assert "gs://bucket/e/report.html" in done.stdout
+    data = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+    assert sum(split["examples"] for split in data["splits"].values()) == 40 and data["rejected"] == 1
+    (rejected,) = (tmp_path / "dataset" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["source"] == "notes.jpg"
+    grids = {path.name for path in (bucket / "e" / "grids").iterdir()}
+    assert {"gan_samples.png", "vae_samples.png", "reconstructions.png", "interpolations.png"} <= grids
+    assert "<html" in (bucket / "e" / "report.html").read_text()
+    assert json.loads((bucket / "e" / "metrics.json").read_text())["gan"]["diversity"] > 0
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.keras")}
+    assert len(made) == 4
+    # what it shows is our steps' lines, one each
+    assert all(re.match(r"\d\d:\d\d:\d\d latentfaces: ", line) for line in done.stderr.splitlines() if line)
+
+    again = run()
+    assert again.stderr.count("is trained already") == 2
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.keras")}
