@@ -106,7 +106,9 @@ def keras_fit(model: str, eagerly: str = "") -> float:
         epochs=1,
         verbose=0,
         callbacks=[
-            keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: times.append(time.perf_counter()))
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: times.append(time.perf_counter())
+            )
         ],
     )
     skipped = min(case["log"], len(times) // 4)

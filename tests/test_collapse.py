@@ -16,6 +16,12 @@ from preprocessing.dataset import VERSION, Dataset, ShardWriter, encode_example,
 STEPS = 800
 
 
+def warnings(caplog):
+    """Our own."""
+    records = [record for record in caplog.records if record.name == "latentfaces"]
+    return [record.getMessage() for record in records if record.levelno == logging.WARNING]
+
+
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
@@ -40,25 +46,25 @@ def train(noise, tmp_path, caplog):
             {name: float(value) for name, value in row.items()}
             for row in csv.DictReader((tmp_path / "history.csv").open())
         ]
-        return rows, [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        return rows, warnings(caplog)
 
     return train
 
 
 def test_an_overpowered_generator_is_told_with_advice(train):
-    rows, warnings = train(rebalance=False)
+    rows, told = train(rebalance=False)
     first = next(index for index, row in enumerate(rows) if is_overpowered(row))
-    assert "The discriminator overpowers the generator" in warnings[0]
-    assert f"its loss is {rows[first]['discriminator_loss']:.3f}" in warnings[0]
-    assert "lower the discriminator's learning rate and raise its dropout, as --rebalance does" in warnings[0]
+    assert "The discriminator overpowers the generator" in told[0]
+    assert f"its loss is {rows[first]['discriminator_loss']:.3f}" in told[0]
+    assert "lower the discriminator's learning rate and raise its dropout, as --rebalance does" in told[0]
     last = rows[-4:]
     assert np.mean([row["generator_loss"] for row in last]) > 4
     assert "discriminator_dropout" not in rows[0]
 
 
 def test_rebalance_gives_the_generator_a_chance_and_is_recorded(train):
-    rows, warnings = train(rebalance=True)
-    assert "its learning rate is lowered and its dropout raised" in warnings[0]
+    rows, told = train(rebalance=True)
+    assert "its learning rate is lowered and its dropout raised" in told[0]
     rate, dropout = 1e-3, 0.2
     for row in rows:
         if is_overpowered(row):
@@ -88,7 +94,6 @@ def test_samples_that_are_alike_are_told(noise, tmp_path, caplog, shares, told):
         assert ratio == pytest.approx(share, rel=1e-6)
         monitor.log(step, 0, {"diversity_ratio": ratio})
     monitor.close()
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == len(told)
-    for warning, share in zip(warnings, told, strict=True):
+    assert len(warnings(caplog)) == len(told)
+    for warning, share in zip(warnings(caplog), told, strict=True):
         assert f"a sign of mode collapse: they differ {share:.2f} times as much as real images" in warning

@@ -69,9 +69,15 @@ def train(
     keras.utils.set_random_seed(config.seed)  # the networks' initial weights
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
     keras.config.set_dtype_policy(config.precision)
-    for gpu in tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    implementation = tf.distribute.experimental.CommunicationImplementation
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        communication_options=tf.distribute.experimental.CommunicationOptions(
+            implementation=implementation.NCCL if gpus else implementation.RING
+        )
+    )
     terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: terminated.set())  # TensorFlow's own handler swallows it
     replicas = strategy.num_replicas_in_sync
