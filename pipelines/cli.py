@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -254,5 +258,21 @@ def _parse_parameters(texts: list[str]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Runs the command line."""
-    app()
+    """Runs the command line; Ctrl-C ends it with status 130 as soon as half-written files are removed."""
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app()
+    except SystemExit as ending:
+        if ending.code != _INTERRUPTED:
+            raise
+        print("Aborted.", file=sys.__stderr__, flush=True)
+        os._exit(_INTERRUPTED)  # an interpreter that shuts down around Beam's threads may crash
+
+
+_INTERRUPTED = 128 + signal.SIGINT  # as a shell says it, and typer
+
+
+def _interrupt(*_: object) -> None:
+    logging.disable()
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - Beam's threads print tracebacks until the very end
+    raise KeyboardInterrupt

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -230,24 +229,6 @@ def _quiet_beam(level: int) -> Iterator[None]:
         logger.setLevel(before)
 
 
-@contextlib.contextmanager
-def _quiet_interrupt() -> Iterator[None]:
-    """Lets Ctrl-C end the job without a traceback from each of Beam's threads."""
-
-    def interrupt(*_: object) -> None:
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _plan(found: sources.Source, image_bytes: int, examples_per_shard: int | None) -> Iterator[dict]:
     """Divides every split into shards of nearly equal size, whatever the runner and its workers."""
     most = examples_per_shard or max(1, min(_SHARD_EXAMPLES, _SHARD_BYTES // image_bytes))
@@ -381,7 +362,7 @@ def _run_pipeline(
         if not dask.npartitions and not dask.partition_size:
             dask.npartitions = len(units)  # Dask would put up to 128 shards into one task
     console.print(f"preprocess: {len(units)} shards on Beam's {runner.rsplit('.', 1)[-1]}{workers}")
-    with _quiet_beam(logging.WARNING), _quiet_interrupt(), _shared_interpreter():
+    with _quiet_beam(logging.WARNING), _shared_interpreter():
         pipeline = beam.Pipeline(options=options)
         # Create ends in a reshuffle, which lets the engine hand out the shards one by one.
         _ = pipeline | "Shards" >> beam.Create(units) | "WriteShard" >> beam.ParDo(write_shard)
