@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from components.step import StepError
 from components.train.gang import Gang
+from components.train.member import take_own_cores
 from components.train.rendezvous import Meeting, meet
 from preprocessing.dataset import VERSION, Dataset, ShardWriter, encode_example, make_splits, write_dataset
 
@@ -284,6 +286,24 @@ def test_a_member_that_comes_when_all_is_done_ends_well(uninterrupted):
     gang = Gang(folder=str(uninterrupted), workers=2, meeting="127.0.0.1:1")
     command = [sys.executable, "-m", "components.train.member", "1", gang.to_json()]
     assert subprocess.run(command, timeout=20).returncode == 0
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to cores"
+)
+def test_workers_on_one_machine_have_cores_to_themselves():
+    cores = os.sched_getaffinity(0)
+
+    def taken(index, workers):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            pool.submit(take_own_cores, index, workers).result()
+            return pool.submit(os.sched_getaffinity, 0).result()
+
+    shares = [taken(index, len(cores)) for index in range(len(cores))]
+    assert set.union(*shares) == cores
+    assert {len(share) for share in shares} == {1}
+    assert taken(0, 1) == cores
+    assert taken(len(cores), len(cores) + 1) <= cores  # more workers than cores share them
 
 
 def _free_ports(count):

@@ -39,7 +39,6 @@ class Gang:
         folder: the model folder, which holds the run's `config.json`.
         workers: how many there are.
         meeting: "host:port" where worker 0's member listens.
-        threads: that each TensorFlow uses for one operation; 0 for its default.
         log_steps: steps between two rows of the history.
         checkpoint_steps: steps between two checkpoints.
         checkpoint_minutes: minutes after which a checkpoint is written in between; 0 for never.
@@ -51,7 +50,6 @@ class Gang:
     folder: str
     workers: int
     meeting: str = ""
-    threads: int = 0
     log_steps: int = 50
     checkpoint_steps: int = 1000
     checkpoint_minutes: float = 0.0
@@ -129,7 +127,7 @@ def run_gang(gang: Gang, gpus_per_worker: int) -> None:
     The first member shares this process's output; what the others print is shown when one of them fails.
 
     Args:
-        gang: what to tell the members; the meeting and the threads are chosen here.
+        gang: what to tell the members; the meeting is chosen here.
         gpus_per_worker: GPUs that each worker sees, or 0 for all; on a machine without GPUs, nothing.
 
     Raises:
@@ -143,11 +141,7 @@ def run_gang(gang: Gang, gpus_per_worker: int) -> None:
         reserved = stack.enter_context(socket.socket())
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(("127.0.0.1", 0))
-        gang = dataclasses.replace(
-            gang,
-            meeting=f"127.0.0.1:{reserved.getsockname()[1]}",
-            threads=max(1, (os.cpu_count() or 1) // gang.workers),
-        )
+        gang = dataclasses.replace(gang, meeting=f"127.0.0.1:{reserved.getsockname()[1]}")
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(gang.workers)]
         members: list[Process] = []
         stack.callback(lambda: [member.kill() for member in members])

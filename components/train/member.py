@@ -132,6 +132,21 @@ class Member:
         self._child.popen.terminate()
 
 
+def take_own_cores(index: int, workers: int) -> None:
+    """Keeps this process, and those that it starts, to one worker's share of the machine's cores.
+
+    Else the workers' threads push each other from core to core. TensorFlow starts as many as it has cores.
+
+    Args:
+        index: of the worker.
+        workers: on this machine. Where they are more than the cores, several share one.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        share = max(1, len(cores) // workers)
+        os.sched_setaffinity(0, {cores[(index * share + i) % len(cores)] for i in range(share)})
+
+
 def _free_port() -> int:
     # Another program may take it before TensorFlow does; then TensorFlow fails, and the members meet again.
     with socket.socket() as probe:
@@ -141,10 +156,12 @@ def _free_port() -> int:
 
 def main() -> None:
     """Runs the member that the arguments name, and exits with its status."""
+    index, gang = int(sys.argv[1]), Gang.from_json(sys.argv[2])
     if stat.S_ISSOCK(os.fstat(0).st_mode):  # started by `run_gang`, not by a pod
         end_with_parent()
+        take_own_cores(index, gang.workers)
     with reporting():
-        sys.exit(Member(int(sys.argv[1]), Gang.from_json(sys.argv[2])).run())
+        sys.exit(Member(index, gang).run())
 
 
 if __name__ == "__main__":

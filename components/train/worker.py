@@ -44,11 +44,9 @@ def main() -> None:
     gang = Gang.from_json(sys.argv[1])
     with reporting():
         import_tensorflow()
-        import tensorflow as tf
 
         from components.train.loop import train
 
-        tf.config.threading.set_intra_op_parallelism_threads(gang.threads)
         folder = storage.resolve(gang.folder)
         config = TrainConfig.from_json((folder / "config.json").read_text())
         with peers_watched():
