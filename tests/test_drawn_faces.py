@@ -166,7 +166,11 @@ def test_refuses_what_is_out_of_range(tmp_path):
 
 
 def test_an_interrupt_leaves_no_process_and_no_data_set(tmp_path):
-    code = "import sys; from preprocessing.drawn_faces import synthesize; synthesize(sys.argv[1], 5000, 0)"
+    code = (
+        "import signal, sys; from preprocessing.drawn_faces import synthesize;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a background job's is ignored
+        "synthesize(sys.argv[1], 5000, 0)"
+    )
     command = [sys.executable, "-c", code, str(tmp_path)]
     job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
