@@ -57,11 +57,12 @@ def take(examples, *, batch, steps, first_step=0, seed=1, workers=1, replicas_on
                 SHAPE,
                 seed=seed,
                 first_step=first_step,
-                steps=steps,
                 global_batch_size=batch,
                 context=context,
                 replicas_on_worker=replicas_on_worker,
-            ).as_numpy_iterator()
+            )
+            .take((steps - first_step) * replicas_on_worker)
+            .as_numpy_iterator()
         )
         assert [element["step"] for element in elements] == list(
             np.repeat(range(first_step, steps), replicas_on_worker)
@@ -112,7 +113,6 @@ def test_a_batch_may_be_larger_than_the_split(examples):
 def test_reading_can_begin_at_any_step(examples):
     whole, _ = take(examples, batch=8, steps=20)
     np.testing.assert_array_equal(take(examples, batch=8, steps=20, first_step=13)[0], whole[13:])
-    assert take(examples, batch=8, steps=20, first_step=19)[0].shape == (1, 8)
 
 
 def test_load_split(folder):

@@ -148,12 +148,11 @@ def batches(
     *,
     seed: int,
     first_step: int,
-    steps: int,
     global_batch_size: int,
     context: tf.distribute.InputContext,
     replicas_on_worker: int,
 ) -> tf.data.Dataset:
-    """The batches of one worker's replicas, in the order in which its replicas take them.
+    """The endless batches of one worker's replicas, in the order in which its replicas take them.
 
     The examples of all epochs form one endless sequence, each epoch a permutation of the whole split that
     depends on (seed, epoch) alone; step s takes the global batch s of it, so batches run on across the end
@@ -164,7 +163,6 @@ def batches(
         image_shape: (height, width, channels).
         seed: of the run.
         first_step: the step to begin with.
-        steps: the step to end before.
         global_batch_size: images of a step over all replicas.
         context: which worker this is.
         replicas_on_worker: replicas of this worker, all workers having as many.
@@ -194,5 +192,6 @@ def batches(
             "start": start,
         }
 
-    elements = tf.data.Dataset.range(first_step * replicas_on_worker, steps * replicas_on_worker)
+    # Were there an end, many workers would ask each other before every step whether it is reached.
+    elements = tf.data.Dataset.counter(first_step * replicas_on_worker)
     return elements.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)

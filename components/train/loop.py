@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -33,7 +33,8 @@ logger = logging.getLogger("latentfaces")
 
 TASKS = {"vae": VAE, "gan": GAN}
 
-_REAL_IMAGES = 256  # with which the samples' diversity is compared
+_SAMPLES = 16  # whose diversity is compared ...
+_REAL_IMAGES = 256  # ... with that of so many real images
 
 
 def train(
@@ -104,16 +105,17 @@ def train(
     if monitor and step:
         logger.info("%s goes on from step %d of %d.", config.model.upper(), step, config.steps)
 
-    local_batches = strategy.distribute_datasets_from_function(
-        lambda context: batches(
-            examples,
-            config.image_shape,
-            seed=config.seed,
-            first_step=step,
-            steps=config.steps,
-            global_batch_size=config.batch_size,
-            context=context,
-            replicas_on_worker=replicas // context.num_input_pipelines,
+    iterator = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: batches(
+                examples,
+                config.image_shape,
+                seed=config.seed,
+                first_step=step,
+                global_batch_size=config.batch_size,
+                context=context,
+                replicas_on_worker=replicas // context.num_input_pipelines,
+            )
         )
     )
     names: list[str] = []
@@ -128,14 +130,14 @@ def train(
         return tf.stack(list(losses.values()))
 
     @tf.function
-    def train_step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        return strategy.run(replica_step, args=(batch,))
+    def train_step(iterator: Iterator[dict[str, tf.Tensor]]) -> tf.Tensor:
+        return strategy.run(replica_step, args=(next(iterator),))
 
     untold: list[tf.Tensor] = []  # the losses of this worker's replicas, a step an item
     told_at, tell_at = time.monotonic(), step + 1
     saved_at = time.monotonic()
-    for batch in local_batches:
-        untold.append(train_step(batch))
+    while step < config.steps:
+        untold.append(train_step(iterator))
         step += 1
         on_step()
         is_last = step == config.steps
@@ -158,7 +160,7 @@ def train(
                 means = dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
                 watched = task.watch(means)
                 if monitor:
-                    samples = task.sample(monitor.latents).numpy()
+                    samples = task.sample(monitor.latents[:_SAMPLES]).numpy()
                     watched["diversity_ratio"] = monitor.diversity_ratio(step, samples)
                     monitor.log(step, step * config.batch_size / len(examples), means | watched)
                 losses = losses[:0]

@@ -60,7 +60,7 @@ class Monitor:
         )
 
     def diversity_ratio(self, step: int, images: np.ndarray) -> float:
-        """Returns the diversity of the samples, floats in [0, 1], [64, H, W, C], beside that of real images.
+        """Returns the diversity of samples, floats in [0, 1], [N, H, W, C], beside that of real images.
 
         Warns when it falls below a half, or has not reached it halfway through the run: a sign of mode
         collapse, the same picture for many latents.
