@@ -194,4 +194,7 @@ def batches(
 
     # Were there an end, many workers would ask each other before every step whether it is reached.
     elements = tf.data.Dataset.counter(first_step * replicas_on_worker)
-    return elements.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    elements = elements.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and its thread may take a minute to end
+    return elements.with_options(options)
