@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -60,7 +61,7 @@ _SHARD_EXAMPLES = 2500  # at most, so that a retry costs seconds and many worker
 _PARALLEL_SHARDS = 16  # a split has at least so many ...
 _PARALLEL_EXAMPLES = 64  # ... where each then has this many examples
 
-_JOB_FOLDER = re.compile(r"\.job-[0-9a-f]{32}/")
+_JOB_FOLDER = re.compile(r"\.job-[0-9a-f]{32}")
 _SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 _PORTABLE_RUNNERS = {"portablerunner", "flinkrunner", "sparkrunner"}
 _PLAN = "plan.jsonl"
@@ -304,7 +305,8 @@ class WriteShard(beam.DoFn):
         plan = output / self._job / _PLAN
         shard = json.loads(storage.read(plan, *unit))
         name = shard["name"]
-        draft = self._draft(output, name)
+        # Both lie where a job that is over has no folder any more, so that a straggler leaves nothing behind.
+        draft, summary = self._draft(output, name), self._draft(output, name)
         try:
             refused = []
             with ShardWriter(draft.open("wb", buffering=1 << 20)) as writer:
@@ -317,10 +319,12 @@ class WriteShard(beam.DoFn):
             if not storage.is_file(plan):
                 raise RuntimeError(f"the job that {name} belongs to is over")
             storage.publish(draft, output / name)
+            told = {"split": shard["split"], "shard": vars(written), "refused": refused}
+            summary.write_text(json.dumps(told))
+            storage.publish(summary, output / self._job / f"{name}.json")
         finally:
             draft.unlink(missing_ok=True)
-        summary = {"split": shard["split"], "shard": vars(written), "refused": refused}
-        storage.write(output / self._job / f"{name}.json", json.dumps(summary).encode())
+            summary.unlink(missing_ok=True)
         self._written.inc(written.examples)
         self._refused.inc(len(refused))
 
@@ -483,15 +487,16 @@ def _make_folder(output: AnyPath, job: str) -> None:
 
 def _sweep(output: AnyPath, keep: set[str]) -> None:
     """Deletes what jobs left in the output folder: their own folders, and shards that are not to be kept."""
-    for name in list(storage.list_files(output)):
-        match = _JOB_FOLDER.match(name)
-        if match and match[0].rstrip("/") not in keep or _SHARD_FILE.fullmatch(name) and name not in keep:
-            storage.delete(output / name)
     if isinstance(output, Path):
-        for folder in output.glob(".job-*"):
-            if folder.name not in keep:
-                with contextlib.suppress(OSError):  # a straggler has just written there
-                    folder.rmdir()
+        for folder in list(output.glob(".job-*")):
+            if _JOB_FOLDER.fullmatch(folder.name) and folder.name not in keep:
+                with contextlib.suppress(OSError):  # another job is sweeping too
+                    # Under its new name no straggler can write to it, nor publish a shard out of it.
+                    shutil.rmtree(folder.rename(output / f".job-{uuid.uuid4().hex}"), ignore_errors=True)
+    for name in list(storage.list_files(output)):
+        top = name.split("/", 1)[0]
+        if (_JOB_FOLDER.fullmatch(top) or _SHARD_FILE.fullmatch(name)) and top not in keep:
+            storage.delete(output / name)
 
 
 def _show(console: Console, dataset: Dataset, refused: list[tuple[str, str]], seconds: float) -> None:

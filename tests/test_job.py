@@ -1,4 +1,5 @@
 import errno
+import itertools
 import hashlib
 import io
 import json
@@ -271,6 +272,22 @@ def test_a_straggler_of_a_dead_job_cannot_write(celeba, tmp_path, bucket):
     with pytest.raises(RuntimeError, match="is over"):
         remote.process(units[0])
     assert files("gs://bucket/set") == {}
+
+
+@pytest.mark.parametrize("late", [0, 1])  # when it publishes the shard, or the shard's summary
+def test_a_sweep_leaves_a_straggler_nothing_to_publish(celeba, tmp_path, monkeypatch, late):
+    writer, units, _ = make_writer(celeba, tmp_path / "set")
+    publish, times = storage.publish, itertools.count()
+
+    def sweep_and_publish(*args):
+        if next(times) == late:
+            job._sweep(tmp_path / "set", keep=set())
+        publish(*args)
+
+    monkeypatch.setattr(storage, "publish", sweep_and_publish)
+    with pytest.raises(FileNotFoundError):
+        writer.process(units[0])
+    assert list((tmp_path / "set").iterdir()) == []
 
 
 def test_a_storage_that_fails_fails_the_job_and_refuses_no_image(celeba, tmp_path, monkeypatch):
