@@ -1,7 +1,7 @@
 import errno
-import itertools
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
