@@ -71,30 +71,22 @@ def fresh(function: str, *arguments: object) -> float:
 
 
 def keras_fit(model: str, eagerly: str = "") -> float:
-    """Steps/s of the book's listing 12.26 or 12.35 under `fit`, from images in memory."""
+    """Steps/s of the book's listing 12.26 or 12.35, of Keras' own layers, under `fit`; images in memory."""
     import keras
     import tensorflow as tf
 
-    from components.train import networks
+    from components.train.networks import build, portable
 
     case = CASES[model]
+    latents = {"vae": 2, "gan": 128}[model]
+    networks = [portable(network) for network in build(model, "book", case["shape"], latents).values()]
     count = case["batch"] * (case["steps"] // 4 if eagerly else case["steps"])
     images = np.random.default_rng(0).random((count, *case["shape"]), np.float32)
     if model == "vae":
-        network = _books_vae(networks.book_encoder(case["shape"], 2), networks.book_decoder(case["shape"], 2))
+        network = _books_vae(*networks)
         network.compile(optimizer=keras.optimizers.Adam(), run_eagerly=bool(eagerly))
     else:
-        # our discriminator's dropout draws for the global batch; the listing has Keras' own
-        discriminator = networks.book_discriminator(case["shape"])
-        plain = keras.models.clone_model(
-            discriminator,
-            clone_function=lambda layer: (
-                keras.layers.Dropout(layer.rate)
-                if layer.name.startswith("dropout")
-                else layer.__class__.from_config(layer.get_config())
-            ),
-        )
-        network = _books_gan(plain, networks.book_generator(case["shape"], 128))
+        network = _books_gan(*networks)
         network.compile(
             d_optimizer=keras.optimizers.Adam(1e-4),
             g_optimizer=keras.optimizers.Adam(1e-4),
@@ -146,7 +138,7 @@ def _books_vae(encoder, decoder):  # noqa: ANN001, ANN202 - Keras models
     return BooksVAE()
 
 
-def _books_gan(discriminator, generator):  # noqa: ANN001, ANN202 - Keras models
+def _books_gan(generator, discriminator):  # noqa: ANN001, ANN202 - Keras models
     import keras
     import tensorflow as tf
 

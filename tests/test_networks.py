@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from components.train.config import PRESETS, SIDE_MULTIPLES, check_sides, find_preset
-from components.train.networks import build
+from components.train.networks import build, portable
 from preprocessing.errors import UserError
 
 NETWORKS = [(model, preset) for model, presets in PRESETS.items() for preset in presets]
@@ -115,8 +115,10 @@ def test_networks_take_each_image_by_itself_and_survive_saving(model, preset, sh
             assert array.shape == expected
             if name != "encoder":
                 assert 0 <= np.min(array) and np.max(array) <= 1
-        network.save(tmp_path / f"{name}.keras")
-        alone = keras.saving.load_model(tmp_path / f"{name}.keras", safe_mode=True)(inputs[:1])
+        portable(network).save(tmp_path / f"{name}.keras")
+        loaded = keras.saving.load_model(tmp_path / f"{name}.keras", safe_mode=True)
+        assert {type(layer).__module__.split(".")[0] for layer in loaded.layers} == {"keras"}
+        alone = loaded(inputs[:1])
         for one, many in zip(alone, outputs, strict=True) if name == "encoder" else [(alone, outputs)]:
             np.testing.assert_allclose(one[0], many[0], rtol=1e-4, atol=1e-5)
 

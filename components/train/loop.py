@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -23,6 +23,7 @@ from components.train.gan import GAN
 from components.train.gang import PEER_LOST, TERMINATED
 from components.train.input import batches, open_split, parse_images
 from components.train.monitor import Monitor
+from components.train.networks import portable
 from components.train.noise import GlobalBatchNoise
 from components.train.vae import VAE
 from preprocessing import storage
@@ -130,14 +131,14 @@ def train(
         return tf.stack(list(losses.values()))
 
     @tf.function
-    def train_step(iterator: Iterator[dict[str, tf.Tensor]]) -> tf.Tensor:
+    def train_step() -> tf.Tensor:
         return strategy.run(replica_step, args=(next(iterator),))
 
     untold: list[tf.Tensor] = []  # the losses of this worker's replicas, a step an item
     told_at, tell_at = time.monotonic(), step + 1
     saved_at = time.monotonic()
     while step < config.steps:
-        untold.append(train_step(iterator))
+        untold.append(train_step())
         step += 1
         on_step()
         is_last = step == config.steps
@@ -236,5 +237,5 @@ def _save(networks: dict[str, keras.Model], folder: Path | CloudPath) -> None:
     with tempfile.TemporaryDirectory() as name:
         for network, model in networks.items():
             file = Path(name) / f"{network}.keras"
-            model.save(file)
+            portable(model).save(file)
             storage.write(folder / file.name, file.read_bytes())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from components.train.convolution import Conv2D
 from components.train.noise import Dropout
 
 ImageShape = tuple[int, int, int]
@@ -44,6 +45,21 @@ def build(model: str, preset: str, image_shape: ImageShape, latent_dim: int) -> 
         "small": (small_generator, small_discriminator),
     }[preset]
     return {"generator": generator(image_shape, latent_dim), "discriminator": discriminator(image_shape)}
+
+
+def portable(network: keras.Model) -> keras.Model:
+    """Returns a copy in Keras' own layers, which can be saved and loaded without this package.
+
+    Our layers compute what those of Keras' with the same names do.
+    """
+    copy = keras.models.clone_model(
+        network,
+        clone_function=lambda layer: getattr(keras.layers, type(layer).__name__).from_config(
+            layer.get_config()
+        ),
+    )
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def book_encoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
@@ -167,7 +183,7 @@ def _posterior(x: keras.KerasTensor, latent_dim: int) -> list[keras.KerasTensor]
 
 
 def _pixels(x: keras.KerasTensor, channels: int, kernel_size: int) -> keras.KerasTensor:
-    x = layers.Conv2D(channels, kernel_size, padding="same")(x)
+    x = Conv2D(channels, kernel_size, padding="same")(x)
     return layers.Activation("sigmoid", dtype=keras.config.floatx())(x)
 
 

@@ -75,7 +75,6 @@ class GlobalBatchNoise:
         del _active.noise
 
 
-@keras.saving.register_keras_serializable(package="latentfaces")
 class Dropout(keras.layers.Layer):
     """Dropout (Srivastava et al. 2014) whose mask comes from the active `GlobalBatchNoise`.
 
