@@ -256,6 +256,28 @@ def checkpoint_seconds() -> float:
     return min(times)
 
 
+def random_seconds() -> float:
+    """Seconds that the reproducible random numbers of one step of the book's GAN take."""
+    import tensorflow as tf
+
+    from components.train.noise import GlobalBatchNoise
+
+    @tf.function
+    def draw(step: tf.Tensor) -> tf.Tensor:
+        noise = GlobalBatchNoise(0, step, tf.constant(0, tf.int64), GAN["batch"], GAN["batch"])
+        latents = [noise.normal(128), noise.normal(128)]
+        label_noise = noise.uniform(1, copies=2)
+        dropout = [noise.uniform(8 * 8 * 128, copies=2), noise.uniform(8 * 8 * 128)]
+        return tf.add_n([tf.reduce_sum(numbers) for numbers in (*latents, label_noise, *dropout)])
+
+    times = []
+    for step in tf.range(20, dtype=tf.int64):
+        started = time.perf_counter()
+        draw(step).numpy()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
 def recovery_seconds(dataset: Path) -> float:
     """Seconds from the SIGKILL of one of two workers to the next step of both."""
     with tempfile.TemporaryDirectory() as output:
@@ -316,6 +338,7 @@ def main() -> None:
             }.items():
                 best[name] = max(best[name], measure())
         saving, recovery = fresh("checkpoint_seconds"), recovery_seconds(datasets["vae"])
+        drawing = fresh("random_seconds")
     share = best["gan"] * fresh("gan_step_operations") / best["peak"]
     print(f"{os.cpu_count()} cores, the book's models: VAE 28×28×1, batch 128; GAN 64×64×3, batch 32")
     for model in CASES:
@@ -342,6 +365,9 @@ def main() -> None:
         rate = best[f"input {workers}"]
         print(f"input alone, worker 0 of {workers}            {rate:8,.0f} images/s of 64×64×3, shuffled")
     print(f"a checkpoint of the GAN               {saving:8.2f} s, {saving * best['gan']:.1f} steps")
+    print(
+        f"reproducible random numbers           {drawing:8.4f} s, {drawing * best['gan']:.2%} of a GAN step"
+    )
     print(f"from a killed worker to the next step {recovery:8.1f} s")
 
 

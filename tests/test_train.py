@@ -35,9 +35,10 @@ def trained(tiny_dataset, tmp_path_factory):
     """A function that trains in worker processes and returns the model folder; the same run only once."""
 
     @functools.cache
-    def train(model, workers, precision="float32"):
+    def train(model, workers, precision="float32", **options):
         folder = tmp_path_factory.mktemp(f"{model}-{workers}")
-        run.train(model, str(tiny_dataset), str(folder), **OPTIONS, workers=workers, precision=precision)
+        options = OPTIONS | {"workers": workers, "precision": precision} | options
+        run.train(model, str(tiny_dataset), str(folder), **options)
         return folder
 
     return train
@@ -74,11 +75,13 @@ def slow(*values):
 @pytest.mark.parametrize("workers", [2, slow(3), slow(4)])
 @pytest.mark.parametrize("model", ["vae", "gan"])
 def test_what_is_trained_does_not_depend_on_the_workers(trained, model, workers):
-    # Three and four workers are more than the data set has shards. A GAN amplifies rounding.
-    one, many = losses(trained(model, 1)), losses(trained(model, workers))
-    assert one.shape == many.shape == (STEPS, {"vae": 3, "gan": 2}[model])
-    assert np.ptp(one[:20], axis=0).min() > 0.01  # something is learned, or all would agree
-    np.testing.assert_allclose(many[:20], one[:20], rtol=1e-3)
+    # Three and four workers are more than the data set has shards. A GAN amplifies rounding, the small one
+    # with its larger steps beyond this bound from some seeds; in float64, below, it has to agree.
+    options = {"preset": "book"} if model == "gan" else {}
+    one, many = (losses(trained(model, count, steps=20, **options)) for count in (1, workers))
+    assert one.shape == many.shape == (20, {"vae": 3, "gan": 2}[model])
+    assert np.ptp(one, axis=0).min() > 0.01  # something is learned, or all would agree
+    np.testing.assert_allclose(many, one, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,8 @@ def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    options = OPTIONS | {"precision": "float64"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     processes = []
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -145,7 +149,7 @@ def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path
     for process in processes:
         errors = process.communicate(timeout=180)[1]
         assert process.returncode == 0, errors
-    np.testing.assert_allclose(losses(tmp_path)[:20], losses(trained("gan", 1))[:20], rtol=1e-3)
+    np.testing.assert_allclose(losses(tmp_path), losses(trained("gan", 1, "float64")), rtol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [1, slow(2)])
@@ -164,11 +168,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny_dataset,
 @pytest.fixture
 def float32_after():
     yield
+    keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
 
 
 @pytest.mark.parametrize(
-    "change", [{"xla": True}, {"precision": "mixed_bfloat16"}, {"precision": "mixed_float16"}]
+    "change",
+    [
+        {"xla": True, "precision": "float64"},
+        {"precision": "mixed_bfloat16"},
+        {"precision": "mixed_float16"},
+    ],
 )
 @pytest.mark.parametrize("model", ["gan", slow("vae")])
 @pytest.mark.usefixtures("float32_after")
@@ -177,12 +187,13 @@ def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, m
     config = dataclasses.replace(config, **change)
     storage.write(tmp_path / "config.json", config.to_json().encode())
     loop.train(config, tmp_path, log_steps=1, checkpoint_steps=STEPS, checkpoint_minutes=0)
-    ours, float32 = losses(tmp_path), losses(trained(model, 1))
+    precision = "float64" if "xla" in change else "float32"
+    ours, theirs = losses(tmp_path), losses(trained(model, 1, precision))
     if "xla" in change:
-        np.testing.assert_allclose(ours[:20], float32[:20], rtol=1e-3)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     else:  # mixed_float16 leaves out the first steps, in which the scaled loss overflows
-        np.testing.assert_allclose(ours[-10:, 0].mean(), float32[-10:, 0].mean(), rtol=0.02)
-    assert {array.dtype for array in weights(tmp_path)} == {np.dtype("float32")}
+        np.testing.assert_allclose(ours[-10:, 0].mean(), theirs[-10:, 0].mean(), rtol=0.02)
+    assert {array.dtype for array in weights(tmp_path)} == {np.dtype(precision)}
 
 
 def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch):

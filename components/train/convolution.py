@@ -50,16 +50,18 @@ def convolve(
     # as planes, [place, filter, N, H, W], moving is cheap
     products = tf.reshape(tf.transpose(pixels @ weights), [len(places), filters, -1, height, width])
     planes = tf.unstack(tf.cast(products, keras.config.floatx()))
-    total = tf.add_n([_move(plane, -down, -right) for plane, (down, right) in zip(planes, places, strict=True)])
+    moved = [_move(plane, -down, -right) for plane, (down, right) in zip(planes, places, strict=True)]
 
     def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         plane = tf.transpose(upstream, [3, 0, 1, 2])
-        moved = tf.reshape(tf.stack([_move(plane, *place) for place in places]), [len(places) * filters, -1])
-        of_pixels = tf.matmul(moved, weights, transpose_a=True, transpose_b=True)
-        of_weights = tf.reshape(moved @ pixels, [rows, columns, filters, channels])
+        windows = tf.reshape(
+            tf.stack([_move(plane, *place) for place in places]), [len(places) * filters, -1]
+        )
+        of_pixels = tf.matmul(windows, weights, transpose_a=True, transpose_b=True)
+        of_weights = tf.reshape(windows @ pixels, [rows, columns, filters, channels])
         return tf.reshape(of_pixels, tf.shape(images)), tf.transpose(of_weights, [0, 1, 3, 2])
 
-    return tf.cast(tf.transpose(total, [1, 2, 3, 0]), images.dtype), gradients
+    return tf.cast(tf.transpose(tf.add_n(moved), [1, 2, 3, 0]), images.dtype), gradients
 
 
 def _move(plane: tf.Tensor, down: int, right: int) -> tf.Tensor:

@@ -45,15 +45,15 @@ def train(
     log_steps: int,
     checkpoint_steps: int,
     checkpoint_minutes: float,
-    on_step: Callable[[], object] = lambda: None,
+    on_progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Trains, going on from the newest checkpoint, and saves the networks in the model folder.
 
     Which worker of how many this process is follows from `TF_CONFIG`, as TensorFlow defines it.
 
-    About once a second the workers tell each other their losses, whether one has to leave (SIGTERM), and
-    whether a checkpoint is due. Everything that depends on the clock is decided there and by the chief alone,
-    so all workers do the same.
+    TensorFlow runs a round of steps at once, for about a second. After it the workers tell each other their
+    losses, whether one has to leave (SIGTERM), and whether a checkpoint is due. Everything that depends on
+    the clock is decided there and by the chief alone, so all workers do the same.
 
     Args:
         config: of the run.
@@ -61,7 +61,7 @@ def train(
         log_steps: steps between two rows of the history.
         checkpoint_steps: steps between two checkpoints.
         checkpoint_minutes: minutes after which a checkpoint is written in between; 0 for never.
-        on_step: called after every step.
+        on_progress: called after every round of steps.
 
     Raises:
         UserError: if the data set can't be read or the batch can't be divided among the replicas.
@@ -130,43 +130,48 @@ def train(
         names[:] = losses
         return tf.stack(list(losses.values()))
 
-    @tf.function
-    def train_step() -> tf.Tensor:
-        return strategy.run(replica_step, args=(next(iterator),))
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    def train_steps(count: tf.Tensor) -> tf.Tensor:
+        """Returns the losses of this worker's replicas, [count, losses]."""
+        rows = tf.TensorArray(keras.config.floatx(), count)
+        for row in tf.range(count):
+            losses = strategy.run(replica_step, args=(next(iterator),))
+            rows = rows.write(row, tf.add_n(strategy.experimental_local_results(losses)))
+        return rows.stack()
 
-    untold: list[tf.Tensor] = []  # the losses of this worker's replicas, a step an item
-    told_at, tell_at = time.monotonic(), step + 1
+    pace = 1  # steps a second, for now
     saved_at = time.monotonic()
     while step < config.steps:
-        untold.append(train_step())
-        step += 1
-        on_step()
+        epoch_end = -(-(step * config.batch_size // len(examples) + 1) * len(examples) // config.batch_size)
+        round_end = min(
+            step + pace,
+            step + log_steps - step % log_steps,
+            step + checkpoint_steps - step % checkpoint_steps,
+            epoch_end,
+            config.steps,
+        )
+        count, started = round_end - step, time.monotonic()
+        mine = train_steps(count).numpy().astype(float)
+        step, now = round_end, time.monotonic()
+        on_progress()
         is_last = step == config.steps
-        leave = is_due = False
-        if step == tell_at or step % log_steps == 0 or step % checkpoint_steps == 0 or is_last:
-            mine = np.array(
-                [np.sum(strategy.experimental_local_results(rows), axis=0) for rows in untold], float
-            )
-            now = time.monotonic()
-            pace = max(1, min(int(len(untold) / (now - told_at)), 2 * len(untold)))  # steps a second, for now
-            is_due = 0 < checkpoint_minutes <= (now - saved_at) / 60
-            told = tell_all([terminated.is_set(), is_due, pace, *mine.ravel()])
-            leave, is_due = bool(told[:, 0].any()), bool(told[0, 1])
-            told_at, tell_at = now, step + int(told[0, 2])
-            rows = told[:, 3:].sum(axis=0).reshape(mine.shape)
-            _check_finite(rows, step - len(rows), names)
-            losses = np.concatenate([losses, rows]) if len(losses) else rows
-            untold.clear()
-            if step % log_steps == 0 or is_last:
-                means = dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
-                watched = task.watch(means)
-                if monitor:
-                    samples = task.sample(monitor.latents[:_SAMPLES]).numpy()
-                    watched["diversity_ratio"] = monitor.diversity_ratio(step, samples)
-                    monitor.log(step, step * config.batch_size / len(examples), means | watched)
-                losses = losses[:0]
-        epoch = step * config.batch_size // len(examples)
-        if monitor and (epoch > (step - 1) * config.batch_size // len(examples) or is_last):
+        pace = max(1, min(int(count / (now - started)), 2 * pace))
+        is_due = 0 < checkpoint_minutes <= (now - saved_at) / 60
+        told = tell_all([terminated.is_set(), is_due, pace, *mine.ravel()])
+        leave, is_due, pace = bool(told[:, 0].any()), bool(told[0, 1]), int(told[0, 2])
+        rows = told[:, 3:].sum(axis=0).reshape(mine.shape)
+        _check_finite(rows, step - count, names)
+        losses = np.concatenate([losses, rows]) if len(losses) else rows
+        if step % log_steps == 0 or is_last:
+            means = dict(zip(names, losses.mean(axis=0).tolist(), strict=True))
+            watched = task.watch(means)
+            if monitor:
+                samples = task.sample(monitor.latents[:_SAMPLES]).numpy()
+                watched["diversity_ratio"] = monitor.diversity_ratio(step, samples)
+                monitor.log(step, step * config.batch_size / len(examples), means | watched)
+            losses = losses[:0]
+        if monitor and (step == epoch_end or is_last):
+            epoch = step * config.batch_size // len(examples)
             monitor.picture(step, epoch, task.sample(monitor.latents).numpy())
         if step % checkpoint_steps == 0 or is_last or leave or is_due:
             _check_weights(task.networks, step)

@@ -56,7 +56,7 @@ def main() -> None:
                 log_steps=gang.log_steps,
                 checkpoint_steps=gang.checkpoint_steps,
                 checkpoint_minutes=gang.checkpoint_minutes,
-                on_step=lambda: os.write(0, b"."),
+                on_progress=lambda: os.write(0, b"."),
             )
 
 
