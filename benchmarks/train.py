@@ -75,10 +75,11 @@ def keras_fit(model: str, eagerly: str = "") -> float:
     import keras
     import tensorflow as tf
 
+    from components.train.config import PRESETS
     from components.train.networks import build, portable
 
     case = CASES[model]
-    latents = {"vae": 2, "gan": 128}[model]
+    latents = PRESETS[model]["book"].latent_dim
     networks = [portable(network) for network in build(model, "book", case["shape"], latents).values()]
     count = case["batch"] * (case["steps"] // 4 if eagerly else case["steps"])
     images = np.random.default_rng(0).random((count, *case["shape"]), np.float32)

@@ -180,9 +180,7 @@ def batches(
 
     def read(step: np.int64, start: np.int64) -> np.ndarray:
         epochs, positions = np.divmod(step * global_batch_size + start + np.arange(size), len(examples))
-        return examples.read(
-            np.concatenate([order(int(epoch))[positions[epochs == epoch]] for epoch in np.unique(epochs)])
-        )
+        return examples.read(np.array([order(int(e))[p] for e, p in zip(epochs, positions, strict=True)]))
 
     def load(element: tf.Tensor) -> dict[str, tf.Tensor]:
         step = element // replicas_on_worker

@@ -132,7 +132,7 @@ def train(
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
     def train_steps(count: tf.Tensor) -> tf.Tensor:
-        """Returns the losses of this worker's replicas, [count, losses]."""
+        """Returns the losses of some steps, summed over this worker's replicas, [count, losses]."""
         rows = tf.TensorArray(keras.config.floatx(), count)
         for row in tf.range(count):
             losses = strategy.run(replica_step, args=(next(iterator),))
