@@ -17,9 +17,14 @@ demo: env
 test: env
 	$(BIN)/python -m pytest
 
+# mypy knows no package_dir: it sees the package through a link of its name
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	mkdir -p .mypy_cache/path && ln -sfn "$(CURDIR)" .mypy_cache/path/latentfaces
+	MYPYPATH=.mypy_cache/path $(BIN)/mypy -p latentfaces.common -p latentfaces.preprocessing \
+	    -p latentfaces.components -p latentfaces.pipelines
 
 bench-preprocess: env
 	$(BIN)/python benchmarks/preprocess.py

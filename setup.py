@@ -1,17 +1,22 @@
-"""Packaging; Beam also takes this file as its `--setup_file`."""
+"""Packaging: the folders here install as one package, `latentfaces`; also Beam's `--setup_file`."""
 
 from setuptools import find_packages, setup
 
+FOLDERS = find_packages(include=["common*", "components*", "pipelines*", "preprocessing*"])
+
 setup(
     name="latentfaces",
+    script_name="setup.py",  # else it would count as a module of the root package
     version="0.1.0",
     description="Faces in, a trained VAE and DCGAN out, and the pictures that show what they learned.",
-    packages=find_packages(include=["pipelines*", "components*", "preprocessing*"]),
-    package_data={"components.evaluate": ["*.jinja"]},
+    package_dir={"latentfaces": "."},
+    packages=["latentfaces", *(f"latentfaces.{folder}" for folder in FOLDERS)],
+    package_data={"latentfaces.components.evaluate": ["*.jinja"]},
     python_requires=">=3.11",
     install_requires=[
         "apache-beam>=2.77,<3",
         "cloudpathlib[gs]>=0.26",
+        "etils[epy]>=1.14",
         "google-cloud-storage>=3.17",
         "google-crc32c>=1.8",
         "jinja2>=3.1",
@@ -23,7 +28,6 @@ setup(
         "simplejpeg>=1.8",
         "tensorboard>=2.20",
         "tensorflow>=2.21,<2.22",
-        "tqdm>=4.66",
         "typer>=0.20",
     ],
     extras_require={
@@ -31,11 +35,14 @@ setup(
         "dev": [
             "apache-beam[dask]>=2.77,<3",
             "gcp-storage-emulator>=2024.8",
+            "import-linter>=2.5",
             "mlxtend>=0.24",
+            "mypy>=1.18",
             "pytest>=8",
+            "pytest-timeout>=2.4",
             "ruff>=0.14",
             "uv>=0.9",
         ],
     },
-    entry_points={"console_scripts": ["latentfaces=pipelines.cli:main"]},
+    entry_points={"console_scripts": ["latentfaces=latentfaces.pipelines.cli:main"]},
 )

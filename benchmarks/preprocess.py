@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from preprocessing.drawn_faces import synthesize
+from latentfaces.preprocessing.drawn_faces import synthesize
 
 IMAGES, FEW, SIZE = 20_000, 2_000, 64
 MEMORY_IMAGES = (5_000, 50_000)
@@ -46,7 +46,7 @@ def bare_loop(folder: Path) -> float:
     """Images/s of reading, decoding and resizing, one thread, no Beam, nothing written."""
     import cv2
 
-    from preprocessing.resize import decode, smart_resize
+    from latentfaces.preprocessing.resize import decode, smart_resize
 
     cv2.setNumThreads(1)
     paths = [str(path) for path in sorted(folder.iterdir())]
@@ -67,7 +67,7 @@ def beam_job(few: Path, many: Path, workers: int) -> tuple[float, float]:
 def _beam_seconds(folder: Path, workers: int) -> float:
     from rich.console import Console
 
-    from preprocessing.job import run
+    from latentfaces.preprocessing.job import run
 
     with tempfile.TemporaryDirectory() as output, open(os.devnull, "w") as nowhere:
         started = time.perf_counter()
@@ -75,7 +75,7 @@ def _beam_seconds(folder: Path, workers: int) -> float:
             str(folder),
             output,
             image_size=SIZE,
-            beam_args=[f"--direct_num_workers={workers}"],
+            beam_options=[f"--direct_num_workers={workers}"],
             console=Console(file=nowhere),
         )
         return time.perf_counter() - started

@@ -21,8 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from components.step import QUIET
-from preprocessing.dataset import VERSION, Dataset, ShardWriter, encode_example, make_splits, write_dataset
+from latentfaces.common.dataset import (
+    VERSION,
+    Dataset,
+    ShardWriter,
+    encode_example,
+    make_splits,
+    write_dataset,
+)
+from latentfaces.common.program import QUIET
 
 VAE = {"shape": (28, 28, 1), "examples": 60_000, "batch": 128, "log": 100, "steps": 400}
 GAN = {"shape": (64, 64, 3), "examples": 4_000, "batch": 32, "log": 15, "steps": 45}
@@ -75,8 +82,8 @@ def keras_fit(model: str, eagerly: str = "") -> float:
     import keras
     import tensorflow as tf
 
-    from components.train.config import PRESETS
-    from components.train.networks import build, portable
+    from latentfaces.components.train.config import PRESETS
+    from latentfaces.components.train.networks import build, portable
 
     case = CASES[model]
     latents = PRESETS[model]["book"].latent_dim
@@ -193,7 +200,7 @@ def gan_step_operations() -> float:
     """Floating-point operations of the products in one step of the book's GAN: two for each multiply-add."""
     import keras
 
-    from components.train import networks
+    from latentfaces.components.train import networks
 
     def forward(network: keras.Model) -> float:
         total = 0
@@ -217,8 +224,8 @@ def input_alone(dataset: str, workers: str) -> float:
     """Images/s of worker 0's share of the batches of 64x64x3, shuffled, nothing done with them."""
     import tensorflow as tf
 
-    from components.train.input import batches, open_split
-    from preprocessing.dataset import read_dataset
+    from latentfaces.common.dataset import read_dataset
+    from latentfaces.components.train.input import batches, open_split
 
     facts = read_dataset(dataset)
     count, batch, steps = int(workers), 256, 400
@@ -240,9 +247,9 @@ def input_alone(dataset: str, workers: str) -> float:
 
 def checkpoint_seconds() -> float:
     """Seconds to save a checkpoint of the book's GAN with its optimizers in a local folder."""
-    from components.train.checkpoints import Checkpoints
-    from components.train.config import PRESETS, TrainConfig
-    from components.train.gan import GAN as Task
+    from latentfaces.components.train.checkpoints import Checkpoints
+    from latentfaces.components.train.config import PRESETS, TrainConfig
+    from latentfaces.components.train.gan import GAN as Task
 
     task = Task(
         TrainConfig(**vars(PRESETS["gan"]["book"]), model="gan", preset="book", image_shape=GAN["shape"])
@@ -261,7 +268,7 @@ def random_seconds() -> float:
     """Seconds that the reproducible random numbers of one step of the book's GAN take."""
     import tensorflow as tf
 
-    from components.train.noise import GlobalBatchNoise
+    from latentfaces.components.train.noise import GlobalBatchNoise
 
     @tf.function
     def draw(step: tf.Tensor) -> tf.Tensor:

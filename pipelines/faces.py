@@ -1,117 +1,75 @@
-"""The pipeline: faces in, two trained generators and their pictures out."""
+"""The pipeline: faces in, trained generators and their pictures out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components import IMAGE
-from components.check.component import check
-from components.evaluate.component import evaluate
-from components.preprocess.component import preprocess
-from components.train.component import train
+from latentfaces.common.config import RunOptions
+from latentfaces.common.models import MODELS, all_parameters, find_model, joint_options, joint_parameters
+from latentfaces.common.options import parameters, pick, taking, type_and_option
+from latentfaces.components.check.component import check
+from latentfaces.components.component import IMAGE
+from latentfaces.components.evaluate.component import evaluate
+from latentfaces.components.evaluate.options import EvaluateOptions
+from latentfaces.components.preprocess.component import preprocess
+from latentfaces.components.train.component import train
+from latentfaces.preprocessing.options import PreprocessConfig
+
+DOCUMENTATION = """Trains {models} on a folder of faces and renders what they learned.
+
+Args:
+    source: CelebA as distributed, a folder of images, or a zip of either; local or gs://.
+    root: Folder for the data set and the models; a bucket on a cluster.
+    destination: Folder for the evaluation.
+{options}
+
+Returns:
+    Where the report is.
+"""
 
 
 def faces_pipeline(image: str = IMAGE) -> BaseComponent:
-    """Builds the pipeline.
+    """Builds the pipeline, which trains every model of the registry.
 
     Args:
-        image: container image of every step, built from the project's Dockerfile.
+        image: container image of every component, built from the project's Dockerfile.
 
     Returns:
         The pipeline, to be compiled, or called to run locally after `kfp.local.init`.
     """
+    options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
 
-    @dsl.pipeline(name="latentfaces", description=__doc__)
-    def latentfaces(
-        source: str,
-        root: str,
-        destination: str,
-        image_size: int = 64,
-        channels: int = 3,
-        max_rejected: float = 0.01,
-        beam_options: list = [],  # noqa: B006 - the compiler reads the default, nothing changes it
-        vae_preset: str = "faces",
-        vae_epochs: int = 0,
-        vae_batch_size: int = 0,
-        gan_preset: str = "book",
-        gan_epochs: int = 0,
-        gan_batch_size: int = 0,
-        workers: int = 1,
-        gpus_per_worker: int = 0,
-        seed: int = 0,
-    ) -> str:
-        """Trains a VAE and a DCGAN on a folder of faces and renders what they learned.
-
-        Args:
-            source: CelebA as distributed, a folder of images, or a zip of either; local or gs://.
-            root: Folder for the data set and the models; a bucket on a cluster.
-            destination: Folder for the evaluation.
-            image_size: Height and width in pixels.
-            channels: 1 for grey, 3 for RGB.
-            max_rejected: Share of the inputs that may be refused.
-            beam_options: Beam's own options, such as --runner=DataflowRunner.
-            vae_preset: book, small or faces.
-            vae_epochs: 0 for the preset's.
-            vae_batch_size: Global batch size; 0 for the preset's.
-            gan_preset: book or small.
-            gan_epochs: 0 for the preset's.
-            gan_batch_size: Global batch size; 0 for the preset's.
-            workers: Worker processes of each training step.
-            gpus_per_worker: GPUs of each worker.
-            seed: Of all random numbers.
-
-        Returns:
-            Where the report is.
-        """
-        checked = check(
-            source=source,
-            root=root,
-            destination=destination,
-            image_size=image_size,
-            vae_preset=vae_preset,
-            gan_preset=gan_preset,
-            vae_batch_size=vae_batch_size,
-            gan_batch_size=gan_batch_size,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-        )
+    def latentfaces(source: str, root: str, destination: str, **options: Any) -> str:
+        checked = check(source=source, root=root, destination=destination, **options)
         checked.set_caching_options(False)  # what was there once need not be there now
         preprocessed = preprocess(
-            source=source,
-            location=f"{root}/dataset",
-            image_size=image_size,
-            channels=channels,
-            max_rejected=max_rejected,
-            beam_options=beam_options,
+            source=source, location=f"{root}/dataset", **pick(PreprocessConfig, options)
         ).after(checked)
         preprocessed.set_caching_options(False)  # new images may have come to the same source
 
         models = {}
-        for kind, preset, epochs, batch_size in (
-            ("vae", vae_preset, vae_epochs, vae_batch_size),
-            ("gan", gan_preset, gan_epochs, gan_batch_size),
-        ):
+        for name in MODELS:
+            others = {each.name: each.default for each in all_parameters()}
             task = train(
-                kind=kind,
+                kind=name,
                 dataset=preprocessed.outputs["dataset"],
-                location=f"{root}/{kind}",
-                preset=preset,
-                epochs=epochs,
-                batch_size=batch_size,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                seed=seed,
+                location=f"{root}/{name}",
+                **(others | joint_options(name, options) | pick(RunOptions, options)),
             )
-            task.set_display_name(f"train {kind.upper()}")
+            task.set_display_name(f"train {find_model(name).title}")
             task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(checked.output)
             task.set_retry(2)  # a pod that is lost goes on from its last checkpoint
-            models[kind] = task
+            models[name] = task
 
         evaluated = evaluate(
             dataset=preprocessed.outputs["dataset"],
-            vae=models["vae"].outputs["model"],
-            gan=models["gan"].outputs["model"],
             destination=destination,
-            seed=seed,
+            **{name: task.outputs["model"] for name, task in models.items()},
+            **pick(EvaluateOptions, options),
         )
         for task in (preprocessed, *models.values(), evaluated):
             task.set_cpu_request("2").set_memory_request("4G")
@@ -119,4 +77,25 @@ def faces_pipeline(image: str = IMAGE) -> BaseComponent:
             task.set_container_image(image)
         return evaluated.outputs["Output"]
 
+    return dsl.pipeline(name="latentfaces", description=__doc__)(_named(latentfaces, options))
+
+
+def _named(function: Any, options: list[inspect.Parameter]) -> Any:
+    """Returns the function as kfp wants it: each parameter named and documented, and given by position."""
+    signature = taking(function, options)
+    plain = {each.name: type_and_option(each)[0] for each in options}
+    plain = {name: getattr(kind, "__origin__", None) or kind for name, kind in plain.items()}
+    names = [
+        each.replace(kind=each.POSITIONAL_OR_KEYWORD, annotation=plain.get(each.name, str))
+        for each in signature.parameters.values()
+    ]
+
+    def latentfaces(*values: Any) -> str:
+        return function(**dict(zip(signature.parameters, values, strict=True)))
+
+    latentfaces.__signature__ = signature.replace(parameters=names, return_annotation=str)  # type: ignore[attr-defined]
+    latentfaces.__doc__ = DOCUMENTATION.format(
+        models=" and ".join(f"a {find_model(name).title}" for name in MODELS),
+        options="\n".join(f"    {each.name}: {type_and_option(each)[1].help}" for each in options),
+    )
     return latentfaces

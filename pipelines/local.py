@@ -14,11 +14,10 @@ from typing import TextIO
 
 from kfp import local
 
-from components.check.check import check_output
-from components.step import StepError
-from pipelines.faces import faces_pipeline
-
-logger = logging.getLogger("latentfaces")
+from latentfaces.common import storage
+from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.program import TERMINATION_LOG
+from latentfaces.pipelines.faces import faces_pipeline
 
 _OUR_LINE = re.compile(r"\d\d:\d\d:\d\d latentfaces: .*")
 
@@ -50,13 +49,15 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
         Where the report is.
 
     Raises:
-        UserError: if the log's folder can't be made.
-        StepError: if a step failed.
+        UserError: if a step found a mistake of the user's, or the log's folder can't be made.
+        RunError: if a step failed otherwise.
     """
-    check_output(str(log.parent))
+    storage.check_writable(str(log.parent))
     # kfp starts `python3` from the PATH, which need not be the one that runs this
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     log.parent.mkdir(parents=True, exist_ok=True)
+    last_words = log.with_name("last_words.txt")
+    os.environ[TERMINATION_LOG] = str(last_words)
     with log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
         handler = logging.StreamHandler(file)
         logging.getLogger().addHandler(handler)
@@ -68,7 +69,10 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
                 raise_on_error=True,
             )
             return faces_pipeline()(**arguments).output
-        except RuntimeError as error:
-            raise StepError(f"{str(error).splitlines()[0]} All that the steps printed is in {log}.") from None
+        except RuntimeError:
+            sentence = last_words.read_text() if last_words.exists() else "a step failed"
+            message = f"{sentence}; all that the steps printed is in {log}"
+            raise (UserError if "(exit status 2)" in sentence else RunError)(message) from None
         finally:
             logging.getLogger().removeHandler(handler)
+            last_words.unlink(missing_ok=True)

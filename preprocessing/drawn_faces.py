@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +20,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
-from preprocessing.errors import UserError
-from preprocessing.sources import ATTRIBUTES, IMAGES_FOLDER
+from latentfaces.common import storage
+from latentfaces.common.errors import UserError
+from latentfaces.common.options import Option
+from latentfaces.common.progress import Progress
+from latentfaces.preprocessing.sources.celeba import (
+    ATTRIBUTE_FILES,
+    ATTRIBUTES,
+    IMAGES_FOLDER,
+    PARTITION_FILES,
+)
 
 WIDTH, HEIGHT = 178, 218
 CELEBA_PARTITION = (162_770, 19_867, 19_962)  # images in CelebA's partitions 0, 1 and 2
@@ -34,11 +42,12 @@ DRAWN = (
 _SCALE = 2  # drawn at twice the size, then averaged 2x2: soft edges
 _MARK = "drawn_faces.json"
 _UNFINISHED = ".img_align_celeba"
-_ATTRIBUTE_FILE, _PARTITION_FILE = "list_attr_celeba.txt", "list_eval_partition.txt"
+_LISTS = (ATTRIBUTE_FILES[0], PARTITION_FILES[0])
 _CHUNK = 50  # images that a worker draws at a time: a quarter of a second's work
 
-Colour = tuple[int, int, int]
-Points = np.ndarray | list[tuple[float, float]]
+Colour = tuple[int, ...]  # red, green, blue: 0 to 255
+Point = tuple[float, float]
+Points = np.ndarray | Sequence[Point]  # [number, 2]: x, y
 
 _SKINS = np.array(
     [(247, 214, 188), (237, 194, 158), (220, 170, 130), (194, 140, 99), (160, 108, 73), (118, 77, 54)], float
@@ -78,7 +87,7 @@ class Look:
     yaw: float
     tilt: float
     size: float
-    centre: tuple[float, float]
+    centre: Point
 
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -182,9 +191,9 @@ def _curve(points: Points, closed: bool = True) -> np.ndarray:
     return _spline(len(points), closed) @ np.asarray(points, float)
 
 
-def _mirrored(half: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _mirrored(half: Sequence[Point]) -> list[Point]:
     """Completes the right half of a closed outline, given from the top down, with its mirror image."""
-    return half + [(-x, y) for x, y in reversed(half) if x > 0]
+    return [*half, *((-x, y) for x, y in reversed(half) if x > 0)]
 
 
 def _oval(x: float, y: float, rx: float, ry: float) -> np.ndarray:
@@ -251,17 +260,10 @@ class _Canvas:
             for x in (-1, 0, 1):
                 light = 0.75 * x * self.look.light - 0.5 * y - 0.35 * x * x + 0.1
                 tones.append(_lit(colour, shade * light) if light > 0 else _dark(colour, -shade * light))
-        tones = Image.fromarray(np.array(tones, np.uint8).reshape(3, 3, 3))
-        self.image.paste(tones.resize(mask.size, Image.Resampling.BICUBIC), corner, mask)
+        light_on_it = Image.fromarray(np.array(tones, np.uint8).reshape(3, 3, 3))
+        self.image.paste(light_on_it.resize(mask.size, Image.Resampling.BICUBIC), corner, mask)
 
-    def glow(
-        self,
-        at: tuple[float, float],
-        radii: tuple[float, float],
-        colour: Colour,
-        strength: float,
-        depth: float = 0,
-    ) -> None:
+    def glow(self, at: Point, radii: Point, colour: Colour, strength: float, depth: float = 0) -> None:
         """Lays a spot of colour that fades outwards; `strength` is its opacity in the middle."""
         half = np.array(radii) * _SCALE * self.look.size
         spot = _soft_spot().point([round(v * strength) for v in range(256)])
@@ -381,18 +383,17 @@ def _front_hair(c: _Canvas, look: Look) -> None:
     if "Bald" in look.present:
         return
     if "Wearing_Hat" in look.present:
-        crown = [(-40, -50), (0, -56), (40, -50)]
+        crown: list[Point] = [(-40, -50), (0, -56), (40, -50)]
     else:
         crown = [(-44, -60), (16, -82) if look.hair_style == "quiff" else (0, -76), (44, -60)]
     foot = 30 if look.hair_style in ("long", "bob") else 2
-    outer = [(-53, foot), (-59, -22), *crown, (59, -22), (53, foot)]
     if "Bangs" in look.present:
-        inner = [(46, -8), (43, -24), (29, -20), (21, -25), (10, -20), (0, -25)]
-        inner += [(-x, y) for x, y in inner[-2::-1]]
+        line = _mirrored([(46, -8), (43, -24), (29, -20), (21, -25), (10, -20), (0, -25)])
     else:
         p = look.parting
-        inner = [(47, -8), (43, -32), (p / 2 + 22, -46), (p, -54), (p / 2 - 22, -46), (-43, -32), (-47, -8)]
-    outer, inner = _curve(outer, closed=False), _curve(inner, closed=False)
+        line = [(47, -8), (43, -32), (p / 2 + 22, -46), (p, -54), (p / 2 - 22, -46), (-43, -32), (-47, -8)]
+    outer = _curve([(-53, foot), (-59, -22), *crown, (59, -22), (53, foot)], closed=False)
+    inner = _curve(line, closed=False)
     if "Wavy_Hair" in look.present:
         outer = _wavy(outer)
     c.flat(np.vstack([inner + (0, 4), inner[::-1]]), _dark(look.skin, 0.3), 0.4)
@@ -483,10 +484,10 @@ def _draw_all(folder: Path, count: int, seed: int) -> list[frozenset[str]]:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         parts = pool.map(_draw_range, repeat(folder), repeat(seed), starts, stops)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        with tqdm(total=count, desc="faces", unit="face", disable=None) as bar:
+        with Progress("synthesize", count, "faces") as progress:
             for part in parts:
                 shown += part
-                bar.update(len(part))
+                progress.show(len(shown))
     finally:
         pool.shutdown(cancel_futures=True)
     return shown
@@ -495,26 +496,19 @@ def _draw_all(folder: Path, count: int, seed: int) -> list[frozenset[str]]:
 def _claim(output: Path, mark: str) -> None:
     """Empties `output` of what this data set left there; refuses it if it holds anything else."""
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; name a folder for the drawn faces")
+        raise UserError(f"{output} is a file: name a folder for the drawn faces")
     if output.is_dir() and any(output.iterdir()):
         if not (output / _MARK).is_file() or (output / _MARK).read_text() != mark:
             raise UserError(
-                f"{output} is not empty and does not hold the drawn faces of this count and seed; "
+                f"{output} is not empty and does not hold the drawn faces of this count and seed: "
                 "name an empty folder"
             )
-    output.mkdir(parents=True, exist_ok=True)
-    _write(output / _MARK, mark)
+    storage.write(output / _MARK, mark.encode())
     for folder in (IMAGES_FOLDER, _UNFINISHED):
         if (output / folder).exists():
             shutil.rmtree(output / folder)
-    for file in (_ATTRIBUTE_FILE, _PARTITION_FILE):
-        (output / file).unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    for name in _LISTS:
+        (output / name).unlink(missing_ok=True)
 
 
 def synthesize(output: str | Path, count: int, seed: int) -> None:
@@ -532,12 +526,10 @@ def synthesize(output: str | Path, count: int, seed: int) -> None:
     Raises:
         UserError: If `output` is no local folder or holds anything else, or `count` or `seed` is too small.
     """
-    if count < 1:
-        raise UserError(f"count is {count}; draw at least 1 face")
-    if seed < 0:
-        raise UserError(f"seed is {seed}; it has to be 0 or more")
+    Option(help="", minimum=1).check("--count", count)
+    Option(help="", minimum=0).check("--seed", seed)
     if "://" in str(output):
-        raise UserError(f"{output} is not a local folder; draw the faces into one and copy it there")
+        raise UserError(f"{output} is not a local folder: draw the faces into one and copy it there")
     output = Path(output)
     _claim(output, json.dumps({"count": count, "seed": seed}) + "\n")
     (output / _UNFINISHED).mkdir()
@@ -550,6 +542,6 @@ def synthesize(output: str | Path, count: int, seed: int) -> None:
         name = f"{index:06d}.jpg"
         labels.append(name + "".join(f" {1 if attribute in present else -1:2d}" for attribute in ATTRIBUTES))
         partition.append(f"{name} {part}")
-    _write(output / _ATTRIBUTE_FILE, "\n".join(labels) + "\n")
-    _write(output / _PARTITION_FILE, "\n".join(partition) + "\n")
+    for file, lines in zip(_LISTS, (labels, partition), strict=True):
+        storage.write(output / file, ("\n".join(lines) + "\n").encode())
     (output / _UNFINISHED).replace(output / IMAGES_FOLDER)

@@ -26,7 +26,7 @@ MAX_PIXELS = 89_478_485  # a quarter gibibyte of RGB, Pillow's own limit of what
 MAX_FILE_BYTES = 256 << 20
 
 # Above this many source pixels only those that count are converted to float32; below, OpenCV is faster.
-_WHOLE_CROP_PIXELS = 2 << 20
+WHOLE_CROP_PIXELS = 2 << 20
 
 
 class RefusedImage(Exception):
@@ -59,11 +59,11 @@ def decode(data: bytes, channels: int) -> np.ndarray:
         raise RefusedImage("empty file")
     if len(data) > MAX_FILE_BYTES:
         raise RefusedImage(f"too large: {len(data):,} bytes, more than {MAX_FILE_BYTES:,}")
-    image = _decode_plain_jpeg(data, channels)
+    image = decode_plain_jpeg(data, channels)
     return _decode_with_pillow(data, channels) if image is None else image
 
 
-def _decode_plain_jpeg(data: bytes, channels: int) -> np.ndarray | None:
+def decode_plain_jpeg(data: bytes, channels: int) -> np.ndarray | None:
     """The fast path: [height, width, channels], or None where Pillow has to decide.
 
     Taken where there is nothing but pixels: no tag that could rotate, no CMYK, no grey from colour (which
@@ -119,9 +119,8 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
             values /= 257.0
         return Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)).convert(mode)
     if image.mode == "LAB":
-        image = ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -150,7 +149,7 @@ def smart_resize(image: np.ndarray, size: int) -> np.ndarray:
     # Where the size is a power of two, all positions and weights are exact in float32, and OpenCV's result is
     # Keras' to the bit up to 128 and within 3e-5 above. At other sizes both round positions, each in its way,
     # and some pixels would differ by 1.
-    if size.bit_count() == 1 and side * side <= _WHOLE_CROP_PIXELS:
+    if size.bit_count() == 1 and side * side <= WHOLE_CROP_PIXELS:
         resized = cv2.resize(crop.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     else:
         resized = _bilinear(crop, size)

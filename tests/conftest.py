@@ -1,22 +1,62 @@
-"""Fixtures that several test files share."""
+"""What several test files share: fixtures, and makers of data sets."""
 
+import csv
 import socket
+from contextlib import ExitStack
 
 import cv2
 import numpy as np
 import pytest
 from gcp_storage_emulator.server import create_server
 
-from preprocessing import job, storage
-from preprocessing.sources import ATTRIBUTES
+from latentfaces.common import storage
+from latentfaces.common.dataset import (
+    Dataset,
+    ShardWriter,
+    encode_example,
+    make_splits,
+    shard_name,
+    write_dataset,
+)
+from latentfaces.preprocessing import job
+from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
+
+
+def free_ports(count):
+    """Ports of this machine that no one listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def make_dataset(folder, attribute_names=(), source="random", **splits):
+    """Writes a data set of one shard a split: {split: images} or {split: (images, attributes)}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for split, content in splits.items():
+        images, attributes = content if isinstance(content, tuple) else (content, None)
+        name = shard_name(split, 0, 1)
+        with ShardWriter((folder / name).open("wb")) as writer:
+            for number, image in enumerate(images):
+                labels = None if attributes is None else attributes[number].astype(np.uint8).tobytes()
+                writer.write(encode_example(image.tobytes(), f"{split}{number}.png", labels))
+        shards.append((split, writer.shard(name)))
+    write_dataset(folder, Dataset(images.shape[1:], attribute_names, make_splits(shards), 0, source))
+    return folder
+
+
+def history(folder):
+    """The rows of history.csv as numbers, without the seconds."""
+    rows = csv.DictReader((folder / "history.csv").read_text().splitlines())
+    return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.fixture
 def bucket(monkeypatch):
     """A real storage server on loopback with one empty bucket, `gs://bucket`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
     server.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from components.train.checkpoints import Checkpoints
-from preprocessing.errors import UserError
+from latentfaces.common.errors import UserError
+from latentfaces.components.train.checkpoints import Checkpoints
 
 FILES = ("state.index", "state.data-00000-of-00001", "losses.npy")
 LOSSES = np.arange(6.0).reshape(3, 2)
@@ -92,7 +92,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
     assert_same(run.weights(), history[0])
     [record] = caplog.records
     assert record.levelname == "WARNING" and "\n" not in record.getMessage()
-    assert "Checkpoint of step 2 can't be read" in record.getMessage()
+    assert "the checkpoint of step 2 can't be read" in record.getMessage()
 
 
 def test_a_bucket_damaged_newest_checkpoint_is_passed_over(bucket, caplog):
@@ -102,7 +102,7 @@ def test_a_bucket_damaged_newest_checkpoint_is_passed_over(bucket, caplog):
     run = Run(bucket / "c", seed=1)
     assert run.restore() == 1
     assert_same(run.weights(), history[0])
-    assert "Checkpoint of step 2 can't be read" in caplog.text
+    assert "the checkpoint of step 2 can't be read" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [cut, flip])

@@ -1,6 +1,6 @@
 import numpy as np
 
-from components.evaluate.classifier import accuracy, learnable, train_classifier
+from latentfaces.components.evaluate.classifier import accuracy, learnable, train_classifier
 
 
 def striped(count, seed):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
-from pipelines.cli import app
+from latentfaces.pipelines.cli import app
 
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
 
@@ -65,7 +65,7 @@ MISTAKES = [
 def test_a_mistake_is_told_in_one_sentence_before_anything_is_done(places, monkeypatch, command, names):
     before = tree(places["tmp"])
     result = run(*command.format(**places).split())
-    assert result.returncode in (1, 2), result.stderr
+    assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr and "Traceback" not in result.stdout
     errors = [line for line in result.stderr.splitlines() if "error:" in line]
     assert errors and names.format(**places) in errors[0], result.stderr

@@ -1,52 +1,41 @@
 """A GAN that can't win: its images are pixels of chance, which the discriminator soon tells from any fake."""
 
-import csv
 import dataclasses
 import logging
 
 import numpy as np
 import pytest
+from conftest import history, make_dataset
 
-from components.train import loop
-from components.train.gan import is_overpowered
-from components.train.monitor import Monitor
-from components.train.run import configure
-from preprocessing.dataset import VERSION, Dataset, ShardWriter, encode_example, make_splits, write_dataset
+from latentfaces.common.config import RunOptions
+from latentfaces.components.train import loop
+from latentfaces.components.train.models.dcgan import is_overpowered
+from latentfaces.components.train.monitor import Monitor
+from latentfaces.components.train.run import configure
 
 STEPS = 800
 
 
 def warnings(caplog):
     """Our own."""
-    records = [record for record in caplog.records if record.name == "latentfaces"]
+    records = [record for record in caplog.records if record.name.startswith("latentfaces.")]
     return [record.getMessage() for record in records if record.levelno == logging.WARNING]
 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("noise")
     pictures = 255 * np.random.default_rng(0).integers(0, 2, (2400, 16, 16, 3), np.uint8)
-    name = "train-00000-of-00001.tfrecord"
-    with ShardWriter((folder / name).open("wb")) as writer:
-        for number, picture in enumerate(pictures):
-            writer.write(encode_example(picture.tobytes(), f"{number}.png", None))
-    splits = make_splits([("train", writer.shard(name))])
-    write_dataset(folder, Dataset((16, 16, 3), (), splits, 0, "random", VERSION))
-    return folder
+    return make_dataset(tmp_path_factory.mktemp("noise"), train=pictures)
 
 
 @pytest.fixture
 def train(noise, tmp_path, caplog):
     def train(rebalance):
         """Returns the rows of the history and the warnings."""
-        config = configure("gan", str(noise), "small", 0, STEPS, 24, 0, "float32", rebalance=rebalance)
+        config = configure("gan", str(noise), preset="small", steps=STEPS, batch_size=24, rebalance=rebalance)
         config = dataclasses.replace(config, learning_rate=1e-3)
-        loop.train(config, tmp_path, log_steps=20, checkpoint_steps=STEPS, checkpoint_minutes=0)
-        rows = [
-            {name: float(value) for name, value in row.items()}
-            for row in csv.DictReader((tmp_path / "history.csv").open())
-        ]
-        return rows, warnings(caplog)
+        loop.train(config, RunOptions(log_steps=20, checkpoint_steps=STEPS), tmp_path)
+        return history(tmp_path), warnings(caplog)
 
     return train
 
@@ -54,7 +43,7 @@ def train(noise, tmp_path, caplog):
 def test_an_overpowered_generator_is_told_with_advice(train):
     rows, told = train(rebalance=False)
     first = next(index for index, row in enumerate(rows) if is_overpowered(row))
-    assert "The discriminator overpowers the generator" in told[0]
+    assert "the discriminator overpowers the generator" in told[0]
     assert f"its loss is {rows[first]['discriminator_loss']:.3f}" in told[0]
     assert "lower the discriminator's learning rate and raise its dropout, as --rebalance does" in told[0]
     last = rows[-4:]
@@ -86,7 +75,7 @@ def test_rebalance_gives_the_generator_a_chance_and_is_recorded(train):
     ],
 )
 def test_samples_that_are_alike_are_told(noise, tmp_path, caplog, shares, told):
-    config = configure("gan", str(noise), "small", 0, len(shares), 24, 0, "float32")
+    config = configure("gan", str(noise), preset="small", steps=len(shares), batch_size=24)
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
     monitor = Monitor(config, tmp_path, 0, images)
     for step, share in enumerate(shares, 1):

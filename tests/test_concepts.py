@@ -1,6 +1,6 @@
 import numpy as np
 
-from components.evaluate.concepts import concept_vector, move
+from latentfaces.components.evaluate.concepts import concept_vector, move
 
 
 def confounded_examples():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.convolution import Conv2D, convolve
+from latentfaces.components.train.convolution import Conv2D, convolve
 
 
 @pytest.mark.parametrize(

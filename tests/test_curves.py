@@ -1,6 +1,6 @@
 import numpy as np
 
-from components.evaluate.curves import HEIGHT, WIDTH, loss_curves
+from latentfaces.components.evaluate.curves import HEIGHT, WIDTH, loss_curves
 
 
 def history(steps, **losses):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocessing import storage
-from preprocessing.dataset import (
+from latentfaces.common import storage
+from latentfaces.common.dataset import (
     Dataset,
     Shard,
     ShardWriter,
@@ -17,7 +17,7 @@ from preprocessing.dataset import (
     shard_name,
     write_dataset,
 )
-from preprocessing.errors import UserError
+from latentfaces.common.errors import UserError
 
 
 def small_dataset(source="faces"):

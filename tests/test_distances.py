@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.evaluate.distances import diversity, mean_squared_error, psnr
+from latentfaces.common.images import diversity
+from latentfaces.components.evaluate.metrics.reconstruction import mean_squared_error, psnr
 
 
 def test_psnr_equals_tensorflows():

@@ -15,10 +15,11 @@ import pytest
 import setuptools  # noqa: F401 - brings distutils
 from packaging.requirements import Requirement
 
-from preprocessing import drawn_faces, job
+from latentfaces.preprocessing import drawn_faces, job
 
 ROOT = Path(__file__).parents[1]
 BOOT = "/opt/apache/beam/boot"
+FOLDERS = ("common", "components", "pipelines", "preprocessing")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_the_build_sees_what_it_copies_and_nothing_else(dockerfile, sent):
     copied = [rest.split()[:-1] for name, rest in dockerfile if name == "COPY" and "--from" not in rest]
     assert copied and all((sent / source).exists() for sources in copied for source in sources)
     assert {path.name for path in sent.iterdir()} == {
-        *("requirements.lock", "setup.py", "pyproject.toml", "components", "pipelines", "preprocessing")
+        *("requirements.lock", "setup.py", "pyproject.toml", "__init__.py", "__main__.py", *FOLDERS)
     }
     assert not is_sent(Path("components/train/__pycache__/run.pyc"))
 
@@ -113,15 +114,18 @@ def test_a_wheel_of_what_the_build_sees_has_every_file_of_the_package(sent, tmp_
     source = shutil.copytree(sent, tmp_path / "source")  # the build leaves files behind
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True)
-    packages = ("components", "pipelines", "preprocessing")
     files = {
-        str(path.relative_to(sent))
-        for name in packages
-        for path in (sent / name).rglob("*")
+        f"latentfaces/{path.relative_to(sent)}"
+        for path in (
+            sent / "__init__.py",
+            sent / "__main__.py",
+            *(p for name in FOLDERS for p in (sent / name).rglob("*")),
+        )
         if path.is_file()
     }
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        assert {name for name in wheel.namelist() if name.startswith(packages)} == files
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == files  # one name in site-packages, and nothing else
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing import sources
-from preprocessing.drawn_faces import DRAWN, choose_look, draw_face, synthesize
-from preprocessing.errors import UserError
+from latentfaces.common.errors import UserError
+from latentfaces.preprocessing.drawn_faces import DRAWN, choose_look, draw_face, synthesize
+from latentfaces.preprocessing.sources import find
+from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
 
 COUNT, SEED = 900, 3
 HAIR_COLOURS = {"Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"}
@@ -50,7 +51,7 @@ def pixels(drawn):
 def test_label_file_is_in_the_official_format(drawn, labels):
     lines = (drawn / "list_attr_celeba.txt").read_text().split("\n")
     assert lines[0] == str(COUNT)
-    assert lines[1].split(" ") == list(sources.ATTRIBUTES)
+    assert lines[1].split(" ") == list(ATTRIBUTES)
     assert lines[-1] == "" and len(lines) == COUNT + 3
     for index, line in enumerate(lines[2:-1], 1):
         assert re.fullmatch(rf"{index:06d}\.jpg( (-1| 1)){{40}}", line)
@@ -72,13 +73,13 @@ def test_images_are_rgb_jpegs_of_celebas_size(drawn):
 
 
 def test_the_job_reads_it_as_celeba(drawn):
-    found = sources.find(str(drawn))
+    found = find(str(drawn))
     assert {split: len(images) for split, images in found.splits.items()} == {
         "train": 723,
         "valid": 88,
         "test": 89,
     }
-    assert found.attribute_names == sources.ATTRIBUTES and not found.refused
+    assert found.attribute_names == ATTRIBUTES and not found.refused
 
 
 def test_labels_are_what_was_drawn(labels):
@@ -155,8 +156,8 @@ def test_refuses_drawn_faces_of_another_seed_or_count(tmp_path):
 def test_refuses_what_is_out_of_range(tmp_path):
     (tmp_path / "file").write_text("")
     for output, count, seed, reason in (
-        (tmp_path / "new", 0, 0, "count is 0"),
-        (tmp_path / "new", 1, -1, "seed is -1"),
+        (tmp_path / "new", 0, 0, "--count 0 is out of bounds: it has to be at least 1"),
+        (tmp_path / "new", 1, -1, "--seed -1 is out of bounds: it has to be at least 0"),
         (tmp_path / "file", 1, 0, "is a file"),
         ("gs://bucket/faces", 1, 0, "not a local folder"),
     ):
@@ -167,7 +168,7 @@ def test_refuses_what_is_out_of_range(tmp_path):
 
 def test_an_interrupt_leaves_no_process_and_no_data_set(tmp_path):
     code = (
-        "import signal, sys; from preprocessing.drawn_faces import synthesize;"
+        "import signal, sys; from latentfaces.preprocessing.drawn_faces import synthesize;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a background job's is ignored
         "synthesize(sys.argv[1], 5000, 0)"
     )

@@ -1,29 +1,32 @@
 import base64
-import io
 import json
 import shutil
-import socket
+import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from gcp_storage_emulator.server import create_server
+from conftest import make_dataset
 from PIL import Image
 
-from components.evaluate import gallery
-from components.evaluate.evaluate import evaluate
-from components.evaluate.models import Network, Vae
-from preprocessing import storage
-from preprocessing.dataset import (
-    Dataset,
-    ShardWriter,
-    encode_example,
-    make_splits,
-    shard_name,
-    write_dataset,
+from latentfaces.common import storage
+from latentfaces.common.errors import UserError
+from latentfaces.common.models import MODELS
+from latentfaces.common.pictures import grid
+from latentfaces.components.evaluate.evaluate import evaluate
+from latentfaces.components.evaluate.figures.manifold import manifold
+from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
+from latentfaces.components.evaluate.registry import (
+    FIGURES,
+    METRICS,
+    Fact,
+    Picture,
+    Result,
+    Table,
+    import_modules,
 )
-from preprocessing.errors import UserError
 
 SHAPE = (16, 16, 3)
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Male")
@@ -40,21 +43,11 @@ def draw(count, seed):
     return images, attributes
 
 
-def write_split(folder, split, images, attributes):
-    folder.mkdir(exist_ok=True)
-    name = shard_name(split, 0, 1)
-    with ShardWriter((folder / name).open("wb")) as writer:
-        for index, image in enumerate(images):
-            labels = None if attributes is None else attributes[index].tobytes()
-            writer.write(encode_example(image.tobytes(), f"{split}{index}.png", labels))
-    return split, writer.shard(name)
-
-
-def save_model(folder, kind, shape, latent_dim, **networks):
+def save_model(folder, name, shape, latent_dim, **networks):
     folder.mkdir()
-    for name, network in networks.items():
-        network.save(folder / f"{name}.keras")
-    config = {"model": kind, "preset": "<script>x</script>", "image_shape": shape, "latent_dim": latent_dim}
+    for file, network in networks.items():
+        network.save(folder / f"{file}.keras")
+    config = {"model": name, "preset": "<script>x</script>", "image_shape": shape, "latent_dim": latent_dim}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "history.csv").write_text("step,epoch,seconds,total_loss\n10,0,1.5,9.0\n20,1,3.0,7.0\n")
 
@@ -82,11 +75,8 @@ def random_generator(shape, latent_dim):
 def faces(tmp_path_factory):
     """A folder with a data set, a VAE that loses nothing, and a GAN."""
     root = tmp_path_factory.mktemp("faces")
-    data = root / "data"
-    splits = [
-        write_split(data, split, *draw(count, seed)) for seed, (split, count) in enumerate(SIZES.items())
-    ]
-    write_dataset(data, Dataset(SHAPE, ATTRIBUTES, make_splits(splits), 0, "drawn <b>here</b>"))
+    splits = {split: draw(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
+    make_dataset(root / "data", ATTRIBUTES, "drawn <b>here</b>", **splits)
     networks = {"encoder": perfect_encoder(SHAPE), "decoder": perfect_decoder(SHAPE)}
     save_model(root / "vae", "vae", SHAPE, 768, **networks)
     save_model(root / "gan", "gan", SHAPE, 5, generator=random_generator(SHAPE, 5))
@@ -94,7 +84,7 @@ def faces(tmp_path_factory):
 
 
 def run(root, output):
-    return evaluate(str(root / "data"), str(output), vae=str(root / "vae"), gan=str(root / "gan"))
+    return evaluate(f"{root}/data", str(output), {name: f"{root}/{name}" for name in ("vae", "gan")})
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +125,10 @@ def test_the_smile_comes_and_goes_along_its_vector(result):
 
 
 def test_originals_stand_above_their_equals(faces, result):
-    images, _ = draw(60, seed=2)
-    picture = gallery.reconstructions(images, images / np.float32(255), "test")
-    assert picture.png == (faces / "out" / "grids" / "reconstructions.png").read_bytes()
-    rows = np.asarray(Image.open(io.BytesIO(picture.png)))
-    np.testing.assert_array_equal(rows[:96], rows[100:196])
+    grids = faces / "out" / "grids"
+    pairs, real = (np.asarray(Image.open(grids / f"{name}.png")) for name in ("reconstructions", "real"))
+    np.testing.assert_array_equal(pairs[:96], real[:96])
+    np.testing.assert_array_equal(pairs[:96], pairs[100:196])
 
 
 class Resources(HTMLParser):
@@ -163,27 +152,11 @@ def test_the_report_holds_its_pictures_and_escapes_what_it_is_told(faces, result
     assert page.count("<polyline") == 2 and "train 300, valid 40, test 60" in page
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    caches = (storage._client, storage._require_bucket)
-    for cache in caches:
-        cache.cache_clear()
-    with create_server("127.0.0.1", port, in_memory=True, default_bucket="faces"):
-        yield storage.resolve("gs://faces/run")
-    for cache in caches:
-        cache.cache_clear()
-
-
 def test_the_same_seed_gives_the_same_bytes_on_a_bucket_too(faces, result, bucket):
     for folder in ("data", "vae", "gan"):
         for name, content in contents(faces / folder).items():
             storage.write(bucket / folder / name, content)
-    models = {"vae": "gs://faces/run/vae", "gan": "gs://faces/run/gan"}
-    assert evaluate("gs://faces/run/data", "gs://faces/run/out", **models) == result
+    assert run("gs://bucket", "gs://bucket/out") == result
     local = contents(faces / "out")
     assert set(storage.list_files(bucket / "out")) == local.keys()
     for name in local.keys() - {"report.html"}:  # it names the data set's place
@@ -196,10 +169,8 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
     output = tmp_path / "out"
     shutil.copytree(faces / "out", output)
     (output / "grids" / "mine.png").touch()
-    data = tmp_path / "unlabelled"
-    splits = [write_split(data, split, draw(10, seed=2)[0], None) for split in SIZES]
-    write_dataset(data, Dataset(SHAPE, (), make_splits(splits), 0, "drawn"))
-    metrics = evaluate(str(data), str(output), gan=str(faces / "gan"), seed=1)
+    data = make_dataset(tmp_path / "unlabelled", **{split: draw(10, seed=2)[0] for split in SIZES})
+    metrics = evaluate(str(data), str(output), {"gan": str(faces / "gan")}, seed=1)
     grids = {"grids/real.png", "grids/gan_samples.png", "grids/mine.png"}
     assert contents(output).keys() == grids | {"metrics.json", "report.html"}
     assert metrics.keys() == {"seed", "held_out", "real", "gan", "notes"}
@@ -210,15 +181,12 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
 def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
     shape = (28, 28, 1)
     images = np.random.default_rng(0).integers(0, 256, (9, *shape), np.uint8)
-    data = tmp_path / "data"
     for train, valid, split, note in (
         (6, 3, "valid", "no test split"),
         (9, 0, "train", "only a train split"),
     ):
-        parts = [write_split(data, "train", images[:train], None)]
-        if valid:
-            parts.append(write_split(data, "valid", images[train:], None))
-        write_dataset(data, Dataset(shape, (), make_splits(parts), 0, "digits"))
+        parts = {"train": images[:train], "valid": images[train:]}
+        data = make_dataset(tmp_path / "data", **{name: part for name, part in parts.items() if len(part)})
         folder = tmp_path / split
         flat = perfect_encoder(shape)
         mean = keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotNormal(seed=1))(
@@ -226,7 +194,7 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
         )
         encoder = keras.Model(flat.inputs, [mean, 0 * mean])
         save_model(folder, "vae", shape, 2, encoder=encoder, decoder=random_generator(shape, 2))
-        metrics = evaluate(str(data), str(folder / "out"), vae=str(folder))
+        metrics = evaluate(str(data), str(folder / "out"), {"vae": str(folder)})
         assert metrics["held_out"] == {"split": split, "examples": valid or train}
         assert note in metrics["notes"][0] and "no attributes" in metrics["notes"][1]
         assert "attributes" not in metrics and "concept" not in metrics
@@ -235,15 +203,90 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
 
 
 def test_the_manifold_grows_to_the_right_and_upwards_by_the_quantiles_of_the_data():
-    latents = keras.Input((2,))
     means = np.stack([np.linspace(-1, 1, 201), np.linspace(0, 2, 201) ** 2], axis=1).astype(np.float32)
     for dimension, low, reach in ((0, -1, 2), (1, 0, 4)):
-        pixel = keras.layers.Reshape((1, 1, 1))((latents[:, dimension : dimension + 1] - low) / reach)
-        vae = Vae(encoder=None, decoder=Network(keras.Model(latents, pixel)))
-        sheet = np.asarray(Image.open(io.BytesIO(gallery.manifold(vae, means).png)))[..., 0]
+
+        def generate(points, dimension=dimension, low=low, reach=reach):
+            return (points[..., dimension, None, None, None] - low) / reach
+
+        picture = manifold(SimpleNamespace(latent_dim=2, means=means, generate=generate))
         shares = np.linspace(0.025, 0.975, 30)
         expected = [255 * shares] if dimension == 0 else 255 * shares[::-1, None] ** 2
+        sheet = np.asarray(picture.image)[..., 0]
         np.testing.assert_allclose(sheet, np.broadcast_to(expected, (30, 30)), atol=1)
+
+
+def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeypatch):
+    """A metric and a figure of each kind, by themselves: nothing else knows of them."""
+    for registry in (METRICS, FIGURES):
+        monkeypatch.setattr(registry, "entries", [])
+
+    @METRICS.register("{model}", about=TrainedModel)
+    def loudness(model):
+        assert model.samples is model.samples  # made once
+        return Result({"loudness": 11}, facts=[Fact(f"Loudness of the <{model.title}>", "11")])
+
+    @METRICS.register("comparison", about=Inputs)
+    def comparison(inputs):
+        table = Table("Of & all", "Its <caption>", ["", "models,\nin all"], [["<row>", "2"]])
+        return Result({"models": len(inputs.models)}, tables=[table])
+
+    @METRICS.register("nothing", about=Autoencoder)
+    def nothing(model):
+        return None
+
+    @FIGURES.register("first", about=TrainedModel)
+    def first(model):
+        return Picture(f"<One> of the {model.title}", "Its caption", grid(model.samples[None, :1]))
+
+    monkeypatch.setattr(
+        "latentfaces.components.evaluate.classifier.train_classifier", lambda *_: pytest.fail("not asked for")
+    )
+    metrics = run(faces, tmp_path)
+    assert list(metrics) == ["seed", "held_out", "gan", "vae", "comparison", "notes"]
+    assert metrics["gan"] == metrics["vae"] == {"loudness": 11} and metrics["comparison"] == {"models": 2}
+    assert {path.stem for path in (tmp_path / "grids").iterdir()} == {"first", "gan_first"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("<dt>Loudness of the &lt;VAE&gt;</dt><dd>11</dd>") < page.index("the &lt;GAN&gt;</dt>")
+    assert page.index("<h3>&lt;One&gt; of the GAN</h3>") < page.index("<h3>&lt;One&gt; of the VAE</h3>")
+    assert "<h2>Of &amp; all</h2>" in page and "Its &lt;caption&gt;" in page
+    assert "<th>models,<br>in all</th>" in page and '<th scope="row">&lt;row&gt;</th><td>2</td>' in page
+    assert "Reconstruction" not in page and "Attributes" not in page
+
+
+def test_a_module_in_the_folder_is_registered_after_those_that_are_named(tmp_path, monkeypatch):
+    (tmp_path / "findings").mkdir()
+    for name in ("__init__", "a", "b", "c"):
+        (tmp_path / "findings" / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    import_modules("findings", first=("c",))
+    assert [name for name in sys.modules if name.startswith("findings.")] == [f"findings.{x}" for x in "cab"]
+
+
+class Other:
+    """A second family with an encoder."""
+
+    title, encoder, generator = "AE", "encoder", "decoder"
+
+
+def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "ae", f"{__name__}:Other")
+    shutil.copytree(faces / "vae", tmp_path / "ae")
+    config = tmp_path / "ae" / "config.json"
+    config.write_text(config.read_text().replace('"vae"', '"ae"'))
+    output = tmp_path / "out"
+    models = {"vae": str(faces / "vae"), "ae": str(tmp_path / "ae")}
+    metrics = evaluate(str(faces / "data"), str(output), models)
+    assert metrics["concept"] == metrics["ae_concept"] and metrics["ae"] == metrics["vae"]
+    row = metrics["attributes"]["Smiling"]
+    assert row["ae_reconstruction_accuracy"] == row["reconstruction_accuracy"]
+    names = ["reconstructions", "interpolations", "concept_smiling"]
+    expected = {"real", "vae_samples", "ae_samples", *names, *(f"ae_{name}" for name in names)}
+    assert {path.stem for path in (output / "grids").iterdir()} == expected
+    page = (output / "report.html").read_text()
+    assert "<h3>AE: Reconstructions</h3>" in page and "<dt>AE: Reconstruction error (PSNR)</dt>" in page
+    evaluate(str(faces / "data"), str(output), {"vae": str(faces / "vae")})
+    assert {path.stem for path in (output / "grids").iterdir()} == {"real", "vae_samples", *names}
 
 
 def test_mistakes_are_told_before_anything_is_made(faces, tmp_path):
@@ -254,13 +297,15 @@ def test_mistakes_are_told_before_anything_is_made(faces, tmp_path):
     digits = tmp_path / "digits"
     save_model(digits, "gan", (28, 28, 1), 2, generator=random_generator((28, 28, 1), 2))
     cases = [
-        ({"dataset": data}, "--vae, --gan or both"),
-        ({"dataset": str(tmp_path), "gan": gan}, "dataset.json"),
-        ({"dataset": data, "vae": str(tmp_path / "none")}, "config.json"),
-        ({"dataset": data, "vae": vae, "gan": str(digits)}, "28x28x1.*16x16x3"),
-        ({"dataset": data, "gan": gan, "output": str(file / "out")}, "can't be written"),
+        ({"models": {}}, "there is no model to evaluate: give --vae or --gan$"),
+        ({"dataset": str(tmp_path), "models": {"gan": gan}}, "dataset.json"),
+        ({"models": {"vae": str(tmp_path / "none")}}, "config.json"),
+        ({"models": {"vae": vae, "gan": str(digits)}}, "28x28x1.*16x16x3"),
+        ({"models": {"diffusion": gan}}, "model diffusion is unknown"),
+        ({"models": {"gan": gan}, "seed": -1}, "--seed -1 is out of bounds"),
+        ({"models": {"gan": gan}, "output": str(file / "out")}, "can't be written"),
     ]
     for arguments, says in cases:
         with pytest.raises(UserError, match=says):
-            evaluate(**{"output": str(output), **arguments})
+            evaluate(**{"dataset": data, "output": str(output), **arguments})
         assert not output.exists()

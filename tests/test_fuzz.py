@@ -16,9 +16,9 @@ import pytest
 from conftest import photograph
 from PIL import Image
 
-from preprocessing.dataset import read_dataset
-from preprocessing.job import run
-from preprocessing.resize import RefusedImage, decode, smart_resize
+from latentfaces.common.dataset import read_dataset
+from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
 
 CASES = 4000
 LONGEST_SECONDS = 10.0

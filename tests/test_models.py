@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.evaluate import models
-from components.evaluate.models import Network, load_network, load_vae, read_config
-from preprocessing.errors import UserError
+from latentfaces.common.errors import UserError
+from latentfaces.components.evaluate import models
+from latentfaces.components.evaluate.models import Network, load_network, read_settings
 
 SHAPE = (8, 8, 3)
 
@@ -46,20 +46,20 @@ def test_an_encoder_gives_its_means(tmp_path):
     latents = keras.Input((2,))
     decoder = keras.Model(latents, keras.layers.Reshape(SHAPE)(keras.layers.Dense(192)(latents)))
     decoder.save(tmp_path / "decoder.keras")
-    vae = load_vae(str(tmp_path))
-    assert vae.latent_dim == 2
+    loaded = {name: load_network(str(tmp_path), f"{name}.keras") for name in ("encoder", "decoder")}
+    assert loaded["encoder"].output_shape == loaded["decoder"].input_shape == (2,)
     x = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8)
     means = encoder(x / np.float32(255))[0].numpy()
-    np.testing.assert_allclose(vae.encoder(x), means, atol=1e-5)
-    np.testing.assert_allclose(vae.decoder(means), decoder(means), atol=1e-5)
+    np.testing.assert_allclose(loaded["encoder"](x), means, atol=1e-5)
+    np.testing.assert_allclose(loaded["decoder"](means), decoder(means), atol=1e-5)
 
 
-def test_config_is_returned_where_all_fits(gan):
-    assert read_config(str(gan), "gan", SHAPE)["model"] == "gan"
+def test_settings_are_returned_where_all_fits(gan):
+    assert read_settings(str(gan), "gan", SHAPE) == {"model": "gan", "image_shape": list(SHAPE)}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind", "says"),
+    ("spoil", "name", "says"),
     [
         (lambda folder: (folder / "generator.keras").unlink(), "gan", "has no generator.keras"),
         (lambda folder: (folder / "config.json").unlink(), "gan", "has no config.json"),
@@ -68,19 +68,21 @@ def test_config_is_returned_where_all_fits(gan):
         (
             lambda folder: (folder / "encoder.keras").touch() or (folder / "decoder.keras").touch(),
             "vae",
-            "--gan",
+            "holds a gan, not a vae: give it as --gan$",
         ),
+        (lambda folder: None, "vae", "has no encoder.keras"),
+        (lambda folder: None, "diffusion", "model diffusion is unknown"),
     ],
 )
-def test_unfit_model_folders_are_refused(gan, spoil, kind, says):
+def test_unfit_model_folders_are_refused(gan, spoil, name, says):
     spoil(gan)
     with pytest.raises(UserError, match=says):
-        read_config(str(gan), kind, SHAPE)
+        read_settings(str(gan), name, SHAPE)
 
 
 def test_another_image_shape_is_refused_naming_both(gan):
     with pytest.raises(UserError, match="8x8x3.*28x28x1"):
-        read_config(str(gan), "gan", (28, 28, 1))
+        read_settings(str(gan), "gan", (28, 28, 1))
 
 
 def test_models_that_carry_code_or_are_damaged_are_refused(tmp_path):

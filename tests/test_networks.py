@@ -2,11 +2,16 @@ import keras
 import numpy as np
 import pytest
 
-from components.train.config import PRESETS, SIDE_MULTIPLES, check_sides, find_preset
-from components.train.networks import build, portable
-from preprocessing.errors import UserError
+from latentfaces.common.errors import UserError
+from latentfaces.common.models import MODELS, find_model, settle
+from latentfaces.components.train.convolution import portable
+from latentfaces.components.train.models import dcgan, vae
 
-NETWORKS = [(model, preset) for model, presets in PRESETS.items() for preset in presets]
+NETWORKS = [(model, preset) for model in MODELS for preset in find_model(model).presets]
+
+
+def build(model, preset, image_shape, latent_dim):
+    return {"vae": vae, "gan": dcgan}[model].build(preset, image_shape, latent_dim)
 
 
 def summary(network):
@@ -80,15 +85,15 @@ def test_the_books_gan_is_the_books():
 
 
 def test_the_books_presets_are_the_books():
-    vae, gan = find_preset("vae", "book"), find_preset("gan", "book")
-    assert (vae.latent_dim, vae.learning_rate, vae.batch_size, vae.epochs) == (2, 1e-3, 128, 30)
+    ours, gan = settle("vae", {"preset": "book"}, (28, 28, 1)), settle("gan", {"preset": "book"}, (64, 64, 3))
+    assert (ours.latent_dim, ours.learning_rate, ours.batch_size, ours.epochs) == (2, 1e-3, 128, 30)
     assert (gan.latent_dim, gan.learning_rate, gan.batch_size, gan.epochs) == (128, 1e-4, 32, 100)
-    for preset in (vae, gan):  # Keras' Adam, the book's loss, nothing of ours
-        assert (preset.beta_1, preset.learning_rate_decay) == (0.9, False)
-        assert (preset.pixel_deviation, preset.generator_average) == (0.0, 0.0)
+    for config in (ours, gan):  # Keras' Adam, the book's loss, nothing of ours
+        assert (config.beta_1, config.learning_rate_decay) == (0.9, False)
+    assert (ours.likelihood_std, gan.ema_decay) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("preset", PRESETS["gan"])
+@pytest.mark.parametrize("preset", dcgan.DCGAN.presets)
 def test_a_gan_has_no_checkerboards_and_the_books_slopes_and_dropout(preset):
     for name, network in build("gan", preset, (32, 32, 3), 8).items():
         for kind, row in summary(network):
@@ -125,19 +130,19 @@ def test_networks_take_each_image_by_itself_and_survive_saving(model, preset, sh
 
 @pytest.mark.parametrize(("model", "preset"), NETWORKS)
 def test_sides_that_the_strides_do_not_divide_are_refused(model, preset):
-    side = SIDE_MULTIPLES[model][preset]
-    check_sides(model, preset, 2 * side, 3 * side)
+    side = find_model(model).presets[preset].side_multiple
+    settle(model, {"preset": preset}, (2 * side, 3 * side, 3))
     networks = build(model, preset, (2 * side, 3 * side, 3), 4)
     for name in ("encoder", "discriminator"):
         assert name not in networks or networks[name].input_shape == (None, 2 * side, 3 * side, 3)
     for name in ("decoder", "generator"):
         assert name not in networks or networks[name].output_shape == (None, 2 * side, 3 * side, 3)
     with pytest.raises(UserError, match=f"multiples of {side}, and these are {2 * side}x{3 * side + 1}: "):
-        check_sides(model, preset, 2 * side, 3 * side + 1)
+        settle(model, {"preset": preset}, (2 * side, 3 * side + 1, 3))
 
 
 def test_unknown_presets_are_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="'huge' is unknown for the VAE: choose one of book, small, faces"):
-        find_preset("vae", "huge")
-    with pytest.raises(UserError, match="'flow' is unknown: choose one of vae, gan"):
-        find_preset("flow", "book")
+    with pytest.raises(UserError, match="huge is unknown for the VAE: choose one of book, small, faces"):
+        settle("vae", {"preset": "huge"}, (32, 32, 3))
+    with pytest.raises(UserError, match="flow is unknown: choose one of vae, gan"):
+        settle("flow", {"preset": "book"}, (32, 32, 3))

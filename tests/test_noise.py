@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.noise import Dropout, GlobalBatchNoise
+from latentfaces.components.train.dropout import Dropout
+from latentfaces.components.train.noise import GlobalBatchNoise
 
 BATCH = 12
 

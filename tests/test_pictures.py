@@ -3,7 +3,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from components.evaluate.pictures import grid, in_rows, png, to_float, to_uint8
+from latentfaces.common.images import to_float, to_uint8
+from latentfaces.common.pictures import grid, in_rows, png
 
 
 def random_images(*shape):

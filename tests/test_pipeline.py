@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import yaml
 from conftest import photograph
+from kfp import dsl
 from PIL import Image
+
+from latentfaces.common.config import RunOptions
+from latentfaces.common.models import joint_parameters
+from latentfaces.common.options import parameters, type_and_option
+from latentfaces.components.check.component import check
+from latentfaces.components.preprocess.component import preprocess
+from latentfaces.preprocessing.options import PreprocessConfig
 
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
 
@@ -50,20 +58,39 @@ def test_the_steps_depend_on_one_another_as_they_should(tasks):
     assert kinds == {"train": "vae", "train-2": "gan"}
 
 
-def test_the_parameters_have_types_and_defaults(spec):
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    types = {name: value["parameterType"] for name, value in parameters.items()}
-    assert types == {
-        **dict.fromkeys(("source", "root", "destination", "vae_preset", "gan_preset"), "STRING"),
-        **dict.fromkeys(("vae_epochs", "vae_batch_size", "gan_epochs", "gan_batch_size"), "NUMBER_INTEGER"),
-        **dict.fromkeys(("image_size", "channels", "workers", "gpus_per_worker", "seed"), "NUMBER_INTEGER"),
-        "max_rejected": "NUMBER_DOUBLE",
-        "beam_options": "LIST",
+def test_every_option_is_a_parameter_with_its_type_and_default(spec):
+    said = spec["root"]["inputDefinitions"]["parameters"]
+    kinds = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN", list[str]: "LIST"}
+    options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
+    expected = {each.name: (kinds[type_and_option(each)[0]], each.default) for each in options}
+    places = dict.fromkeys(("source", "root", "destination"), ("STRING", None))
+    assert {
+        name: (value["parameterType"], value.get("defaultValue")) for name, value in said.items()
+    } == expected | places
+    assert {name for name, value in said.items() if not value.get("isOptional")} == places.keys()
+    assert all(value["description"] for value in said.values())
+    assert said["vae_preset"]["defaultValue"] == "faces" and said["gan_preset"]["defaultValue"] == "book"
+    assert {"precision", "xla", "gan_rebalance", "checkpoint_minutes", "max_restarts"} <= said.keys()
+
+
+def test_a_components_function_runs_in_this_process(celeba, tmp_path):
+    options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
+    values = {each.name: each.default for each in options}
+    places = {
+        "source": str(celeba),
+        "root": str(tmp_path / "root"),
+        "destination": str(tmp_path / "evaluation"),
     }
-    required = {name for name, value in parameters.items() if not value.get("isOptional")}
-    assert required == {"source", "root", "destination"}
-    assert parameters["vae_preset"]["defaultValue"] == "faces"
-    assert parameters["image_size"]["defaultValue"] == 64
+    assert check.python_func(**places, **values | {"workers": 2, "gpus_per_worker": 4}) == 8
+    with pytest.raises(SystemExit) as ending:
+        check.python_func(**places, **values | {"gan_batch_size": 9, "workers": 2})
+    assert ending.value.code == 2
+
+    dataset = dsl.Dataset(uri=str(tmp_path / "dataset.json"))
+    values = {each.name: each.default for each in parameters(PreprocessConfig)} | {"image_size": 16}
+    preprocess.python_func(source=str(celeba), location=str(tmp_path / "dataset"), dataset=dataset, **values)
+    assert dataset.metadata["location"] == str(tmp_path / "dataset")
+    assert (tmp_path / "dataset.json").read_bytes() == (tmp_path / "dataset" / "dataset.json").read_bytes()
 
 
 def test_every_step_has_the_image_and_resources(spec, tasks):

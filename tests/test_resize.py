@@ -6,8 +6,8 @@ import pytest
 from conftest import photograph
 from PIL import Image
 
-from preprocessing import resize
-from preprocessing.resize import RefusedImage, decode, smart_resize
+from latentfaces.preprocessing import resize
+from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
 
 
 def encoded(image, format, **options):
@@ -21,9 +21,9 @@ def keras_resize(image, size):
     return np.asarray(keras.preprocessing.image.smart_resize(image.astype("float32"), (size, size)))
 
 
-@pytest.mark.parametrize("whole_crop_pixels", [resize._WHOLE_CROP_PIXELS, 0], ids=["as is", "without OpenCV"])
+@pytest.mark.parametrize("whole_crop_pixels", [resize.WHOLE_CROP_PIXELS, 0], ids=["as is", "without OpenCV"])
 def test_equals_keras_smart_resize_for_hundreds_of_shapes(monkeypatch, whole_crop_pixels):
-    monkeypatch.setattr(resize, "_WHOLE_CROP_PIXELS", whole_crop_pixels)
+    monkeypatch.setattr(resize, "WHOLE_CROP_PIXELS", whole_crop_pixels)
     random = np.random.default_rng(1)
     for _ in range(400):
         height, width = np.exp(random.uniform(0, np.log(500), 2)).astype(int)
@@ -51,7 +51,7 @@ def test_fast_jpeg_decoding_has_pillows_pixels():
         options = {"quality": int(random.integers(5, 101)), "progressive": bool(random.random() < 0.3)}
         options |= {"subsampling": subsampling} if mode == "RGB" else {}
         data = encoded(Image.fromarray(photograph(number, height, width)).convert(mode), "JPEG", **options)
-        fast = resize._decode_plain_jpeg(data, 3)
+        fast = resize.decode_plain_jpeg(data, 3)
         assert fast is not None
         np.testing.assert_array_equal(fast, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
         np.testing.assert_array_equal(

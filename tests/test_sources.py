@@ -6,18 +6,20 @@ from collections import Counter
 
 import pytest
 from conftest import write_celeba
+from google.cloud.storage import Blob
 
-from preprocessing import sources, storage
-from preprocessing.errors import UserError
-from preprocessing.resize import RefusedImage
-from preprocessing.sources import ATTRIBUTES, find, hash_split, label_bytes, read_images
+from latentfaces.common import storage
+from latentfaces.common.errors import UserError
+from latentfaces.preprocessing.resize import RefusedImage
+from latentfaces.preprocessing.sources import Image, find, hash_split
+from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
 
 
 def contents(source):
     """All of a source: {split: {name: (labels, file content)}}."""
     result = {}
     for split, images in source.splits.items():
-        read = read_images(source.images, source.is_zip, images)
+        read = zip(images, source.images.read(image.place for image in images), strict=True)
         result[split] = {image.name: (image.labels, data) for image, data in read}
     return result
 
@@ -48,7 +50,7 @@ def test_celeba_is_read_as_it_is(celeba):
     for line, (name, (labels, data)) in zip(lines, contents(source)["train"].items(), strict=False):
         expected_name, *values = line.split()
         assert name == expected_name
-        assert list(label_bytes(labels, 40)) == [int(value == "1") for value in values]
+        assert list(Image(name, labels, None).attributes(40)) == [int(value == "1") for value in values]
         assert data == (celeba / "img_align_celeba" / name).read_bytes()
 
 
@@ -144,17 +146,16 @@ def test_a_zip_in_a_bucket_is_read_in_long_pieces(bucket, celeba, monkeypatch):
     storage.write(bucket / "long.zip", path.read_bytes())
     source = find("gs://bucket/long.zip")
     requests = []
-    blob_class = type(storage._blob(bucket / "long.zip"))
-    download = blob_class.download_as_bytes
+    download = Blob.download_as_bytes
 
     def counted(self, *args, **kwargs):
         requests.append(kwargs)
         return download(self, *args, **kwargs)
 
-    monkeypatch.setattr(blob_class, "download_as_bytes", counted)
-    images = [image for split in source.splits.values() for image in split]
-    images.sort(key=lambda image: image.entry.header)
-    assert sum(1 for _ in read_images(source.images, True, images)) == 120
+    monkeypatch.setattr(Blob, "download_as_bytes", counted)
+    places = [image.place for split in source.splits.values() for image in split]
+    places.sort(key=lambda place: place.header)
+    assert sum(1 for _ in source.images.read(places)) == 120
     assert len(requests) == 1
 
 
@@ -262,7 +263,7 @@ def test_missing_and_empty_sources_are_told(tmp_path):
 def only_entry(path):
     source = find(str(path))
     (image,) = [image for split in source.splits.values() for image in split]
-    ((_, data),) = read_images(source.images, True, [image])
+    (data,) = source.images.read([image.place])
     return image.name, data
 
 
@@ -318,7 +319,7 @@ def test_a_damaged_zip_entry_is_refused(tmp_path, compression, change, words):
 
 
 def test_a_zip_bomb_is_not_inflated(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("latentfaces.preprocessing.sources.zip.MAX_FILE_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.jpg", bytes(5 << 20))
     assert "too large" in str(only_entry(tmp_path / "x.zip")[1])

@@ -4,8 +4,8 @@ import threading
 import pytest
 from cloudpathlib import GSPath
 
-from preprocessing import storage
-from preprocessing.errors import UserError
+from latentfaces.common import storage
+from latentfaces.common.errors import UserError
 
 
 @pytest.fixture(params=["local", "gs"])

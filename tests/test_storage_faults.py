@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from test_job import files
 
-from preprocessing import storage
-from preprocessing.job import run
+from latentfaces.common import storage
+from latentfaces.preprocessing.job import run
 
 FAULTS = ("429", "503", "cut before", "cut within", "stall")
 

@@ -1,33 +1,54 @@
 """Training with real worker processes; each process starts TensorFlow, so tests share their runs."""
 
-import csv
 import dataclasses
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from conftest import free_ports, history
 
-from components.step import StepError
-from components.train import loop, run
-from components.train.config import TrainConfig
-from components.train.gang import Gang, run_gang
-from components.train.run import NETWORKS, configure
-from preprocessing import storage
-from preprocessing.dataset import read_dataset
-from preprocessing.errors import UserError
+from latentfaces.common import storage
+from latentfaces.common.config import RunOptions
+from latentfaces.common.dataset import read_dataset
+from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.model_folder import copy_model, read_config
+from latentfaces.common.models import find_model
+from latentfaces.components.train import loop, run
+from latentfaces.components.train.launch.local import launch
+from latentfaces.components.train.run import configure
 
 STEPS = 50
 BATCH = 36  # does not divide the 96 examples: batches run on across the ends of epochs
 OPTIONS = {"preset": "small", "steps": STEPS, "batch_size": BATCH, "log_steps": 1, "checkpoint_steps": 10}
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
+
+
+@pytest.mark.parametrize(
+    ("step", "pace", "end"),
+    [
+        (0, 5, 5),  # as many as the pace allows
+        (0, 99, 8),  # to the end of the epoch
+        (8, 99, 10),  # to the next row of the history
+        (13, 99, 15),  # to the next checkpoint
+        (16, 99, 17),  # to the end of the run
+    ],
+)
+def test_a_round_ends_where_something_is_due(step, pace, end):
+    epoch_end = loop.next_epoch_end(step, batch_size=4, examples=30)
+    assert loop.round_end(step, pace, 17, epoch_end, log_steps=10, checkpoint_steps=15) == end
+
+
+def test_epochs_end_with_the_batch_that_completes_them():
+    ends = [0]
+    while ends[-1] < 40:
+        ends.append(loop.next_epoch_end(ends[-1], batch_size=36, examples=96))
+    assert ends[1:6] == [3, 6, 8, 11, 14]  # 96, 192, 288, 384 and 480 images
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +65,14 @@ def trained(tiny_dataset, tmp_path_factory):
     return train
 
 
-def history(folder):
-    """The rows of history.csv as numbers, without the seconds."""
-    rows = csv.DictReader((folder / "history.csv").read_text().splitlines())
-    return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
-
-
 def losses(folder):
     """Every loss of every step, [steps, losses]."""
     return np.array([[row[name] for name in row if "loss" in name] for row in history(folder)])
 
 
 def weights(folder):
-    model = json.loads((folder / "config.json").read_text())["model"]
-    networks = [keras.saving.load_model(folder / f"{name}.keras") for name in NETWORKS[model]]
+    names = find_model(read_config(folder).model).network_names
+    networks = [keras.saving.load_model(folder / f"{name}.keras") for name in names]
     return [array for network in networks for array in network.get_weights()]
 
 
@@ -94,8 +109,8 @@ def test_in_float64_fifty_steps_agree_to_a_millionth(trained, model, workers):
 
 def test_the_model_folder_holds_what_the_design_says(trained, tiny_dataset):
     folder = trained("gan", 1)
-    config = TrainConfig.from_json((folder / "config.json").read_text())
-    assert config == configure("gan", str(tiny_dataset), "small", 0, STEPS, BATCH, 0, "float32")
+    config = read_config(folder)
+    assert config == configure("gan", str(tiny_dataset), preset="small", steps=STEPS, batch_size=BATCH)
     assert config.image_shape == (16, 16, 3) and config.dataset_digest == read_dataset(tiny_dataset).digest
     rows = history(folder)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -109,7 +124,7 @@ def test_the_model_folder_holds_what_the_design_says(trained, tiny_dataset):
         f"{step:08d}" for step in (30, 40, 50)
     ]
     assert list((folder / "logs").glob("events.out.tfevents.*"))
-    for network in NETWORKS["gan"]:
+    for network in ("generator", "discriminator"):
         keras.saving.load_model(folder / f"{network}.keras")
 
 
@@ -128,11 +143,7 @@ def test_a_finished_run_is_not_run_again_and_another_is_refused(trained, tiny_da
 
 
 def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     options = OPTIONS | {"precision": "float64"}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     processes = []
@@ -153,14 +164,14 @@ def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path
 
 @pytest.mark.parametrize("workers", [1, slow(2)])
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny_dataset, tmp_path, workers, capfd):
-    config = configure("vae", str(tiny_dataset), "small", 0, 12, BATCH, 0, "float32")
+    config = configure("vae", str(tiny_dataset), preset="small", steps=12, batch_size=BATCH)
     config = dataclasses.replace(config, learning_rate=1e30, learning_rate_decay=False)
     storage.write(tmp_path / "config.json", config.to_json().encode())
-    with pytest.raises(StepError, match=f"worker . of {workers} ended with status 1"):
-        run_gang(Gang(folder=str(tmp_path), workers=workers, log_steps=4), 0)
+    with pytest.raises(RunError, match=f"worker . of {workers} ended with status 1"):
+        launch(str(tmp_path), RunOptions(workers=workers, log_steps=4))
     errors = capfd.readouterr().err
     assert "Traceback" not in errors
-    assert "error: The loss became nan at step 2: training stopped." in errors
+    assert "error: the loss became nan at step 2: training stopped" in errors
     assert not list(tmp_path.glob("*.keras"))
 
 
@@ -182,10 +193,10 @@ def float32_after():
 @pytest.mark.parametrize("model", ["gan", slow("vae")])
 @pytest.mark.usefixtures("float32_after")
 def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, model, change):
-    config = configure(model, str(tiny_dataset), "small", 0, STEPS, BATCH, 0, "float32")
+    config = configure(model, str(tiny_dataset), preset="small", steps=STEPS, batch_size=BATCH)
     config = dataclasses.replace(config, **change)
     storage.write(tmp_path / "config.json", config.to_json().encode())
-    loop.train(config, tmp_path, log_steps=1, checkpoint_steps=STEPS, checkpoint_minutes=0)
+    loop.train(config, RunOptions(log_steps=1, checkpoint_steps=STEPS), tmp_path)
     precision = "float64" if "xla" in change else "float32"
     ours, theirs = losses(tmp_path), losses(trained(model, 1, precision))
     if "xla" in change:
@@ -200,17 +211,18 @@ def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, mo
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for file in tiny_dataset.iterdir():
         (bucket / "dataset" / file.name).write_bytes(file.read_bytes())
-    config = configure("gan", "gs://bucket/dataset", "small", 0, 6, BATCH, 0, "float32")
+    config = configure("gan", "gs://bucket/dataset", preset="small", steps=6, batch_size=BATCH)
     (bucket / "gan" / "config.json").write_text(config.to_json())
-    loop.train(config, bucket / "gan", log_steps=1, checkpoint_steps=3, checkpoint_minutes=0)
+    often = RunOptions(log_steps=1, checkpoint_steps=3)
+    loop.train(config, often, bucket / "gan")
     names = set(storage.list_files(bucket / "gan"))
     assert {"config.json", "history.csv", "generator.keras", "discriminator.keras"} <= names
     assert {"samples/epoch-0001.png", "checkpoints/00000003/done", "checkpoints/00000006/done"} <= names
 
-    run.publish_model("gan", "gs://bucket/gan", str(tmp_path / "whole"))
+    copy_model("gan", "gs://bucket/gan", str(tmp_path / "whole"))
     for name in names:  # as if it had been lost after the first checkpoint
         if name.endswith(".keras") or name.startswith("checkpoints/00000006"):
             (bucket / "gan" / name).unlink()
-    loop.train(config, bucket / "gan", log_steps=1, checkpoint_steps=3, checkpoint_minutes=0)
-    run.publish_model("gan", "gs://bucket/gan", str(tmp_path / "resumed"))
+    loop.train(config, often, bucket / "gan")
+    copy_model("gan", "gs://bucket/gan", str(tmp_path / "resumed"))
     assert_same(tmp_path / "resumed", tmp_path / "whole")

@@ -1,20 +1,17 @@
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.config import PRESETS, TrainConfig
-from components.train.noise import GlobalBatchNoise
-from components.train.vae import VAE, cross_entropy, gaussian_loss, kl_loss
+from latentfaces.components.train.models.vae import VAE, VAEConfig, cross_entropy, gaussian_loss, kl_loss
+from latentfaces.components.train.noise import GlobalBatchNoise
 
 STEPS = 3
 
 
 def config_of(preset, batch, shape, **changes):
-    values = dataclasses.asdict(PRESETS["vae"][preset]) | {"batch_size": batch, "steps": 10} | changes
-    return TrainConfig(**values, model="vae", preset=preset, image_shape=shape)
+    values = VAE.presets[preset].settings | {"batch_size": batch, "steps": 10} | changes
+    return VAEConfig(**values, model="vae", preset=preset, image_shape=shape)
 
 
 def noise_of(step, batch, start=0, size=None):
@@ -51,7 +48,7 @@ def test_a_step_is_the_books(float64, batch):
         losses = run(task, strategy, data, step)
 
         epsilon = noise_of(step, batch).normal(2)
-        with tf.GradientTape() as tape:  # listings 12.23 and 12.26
+        with tf.GradientTape() as tape:  # listings 12.25 and 12.27
             z_mean, z_log_var = encoder(data)
             z = z_mean + tf.exp(0.5 * z_log_var) * epsilon
             reconstruction = decoder(z)
@@ -74,7 +71,7 @@ def test_a_step_for_faces_sums_the_formula(float64):
     shape = (16, 16, 3)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
-        task = VAE(config_of("small", 5, shape, latent_dim=4, pixel_deviation=0.2))
+        task = VAE(config_of("small", 5, shape, latent_dim=4, likelihood_std=0.2))
     data = pictures(5, shape)
     z_mean, z_log_var = (array.numpy() for array in task.networks["encoder"](data))
     z = z_mean + np.exp(z_log_var / 2) * noise_of(0, 5).normal(4).numpy()
@@ -101,7 +98,7 @@ def shares_of_a_step(batch, replicas, count):
         keras.utils.set_random_seed(0)
         task = VAE(config_of("small", count, shape, latent_dim=4))
         gradients = []
-        task._optimizer.apply = lambda values, _: gradients.extend(values)  # noqa: B023 - used at once
+        task.optimizer.apply = lambda values, _: gradients.extend(values)  # noqa: B023 - used at once
         losses = task.step(images[start : start + size], noise_of(0, batch, start, size))
         sums.append([*losses.values(), *gradients])
     return [np.sum(parts, axis=0) for parts in zip(*sums, strict=True)]
@@ -121,8 +118,8 @@ def test_the_learning_rate_falls_to_nothing():
     task = VAE(config_of("small", 4, (16, 16, 3), learning_rate=1e-3, learning_rate_decay=True))
     rates = []
     for step in range(11):
-        task._optimizer.iterations.assign(step)
-        rates.append(float(task._optimizer.learning_rate))
+        task.optimizer.iterations.assign(step)
+        rates.append(float(task.optimizer.learning_rate))
     expected = 0.5e-3 * (1 + np.cos(np.pi * np.arange(11) / 10))
     np.testing.assert_allclose(rates, expected, atol=1e-9)
 

@@ -1,12 +1,16 @@
-"""Are the places there that a run reads from and writes to?"""
+"""What can be checked before any long work: options, and the places that a run reads from and writes to."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-from preprocessing import storage
-from preprocessing.errors import UserError
+from latentfaces.common import storage
+from latentfaces.common.config import RunOptions
+from latentfaces.common.errors import UserError
+from latentfaces.common.models import MODELS, find_model, joint_options, settle
+from latentfaces.common.options import pick
+from latentfaces.preprocessing.options import PreprocessConfig
 
 
 def check_locations(source: str, *outputs: str) -> None:
@@ -23,22 +27,22 @@ def check_locations(source: str, *outputs: str) -> None:
     if not path.exists():
         raise UserError(f"the source {source} does not exist: give a folder or a zip file of images")
     for output in filter(None, outputs):
-        check_output(output)
+        storage.check_writable(output)
 
 
-def check_output(output: str) -> None:
-    """Checks that a folder is there or can be made.
+def check_options(options: Mapping[str, Any]) -> RunOptions:
+    """Checks the options of all steps of a pipeline, and returns how models are trained.
 
     Args:
-        output: local or `gs://`.
+        options: those of `PreprocessConfig`, of all models (`joint_parameters`) and of `RunOptions`.
 
     Raises:
-        UserError: if its bucket does not exist, or the local folder can't be written.
+        UserError: if one is wrong, or they don't go together.
     """
-    folder = storage.resolve(output)
-    if isinstance(folder, Path):
-        parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(
-                f"the output {output} can't be made in {parent}: choose a folder that you may write to"
-            )
+    preprocess = PreprocessConfig(**pick(PreprocessConfig, options))
+    run = RunOptions(**pick(RunOptions, options))
+    shape = (preprocess.image_size, preprocess.image_size, preprocess.channels)
+    for name in MODELS:
+        config = settle(name, joint_options(name, options), shape)
+        run.check_batch(find_model(name).title, config.batch_size)
+    return run

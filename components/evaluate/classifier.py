@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from components.evaluate.models import Network
-from components.evaluate.pictures import to_float
+from latentfaces.common.images import to_float
+from latentfaces.components.evaluate.models import Network
 
 _BATCH = 64
 _FILTERS = 32

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+CONCEPT = "Smiling"
+STEPS = np.linspace(-1.5, 1.5, 7)  # along its vector; the middle one is none
+
 
 def concept_vector(latents: np.ndarray, attributes: np.ndarray, index: int) -> np.ndarray:
     """The change of the latent vector that goes with one attribute while the others stay as they are.

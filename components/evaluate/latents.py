@@ -4,11 +4,11 @@ import numpy as np
 
 
 def sample(count: int, latent_dim: int, seed: int) -> np.ndarray:
-    """Returns float32 [count, latent_dim] from the standard normal distribution, the prior of both models."""
+    """Returns float32 [count, latent_dim] from the standard normal distribution, the prior of every model."""
     return np.random.default_rng(seed).standard_normal((count, latent_dim), dtype=np.float32)
 
 
-def interpolate(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
+def slerp(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     """Spherical linear interpolation (White, Sampling Generative Networks, 2016, arXiv:1609.04468).
 
     The direction turns evenly and the length changes evenly. A straight line would pass closer to the
@@ -37,7 +37,7 @@ def interpolate(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
 
 
 def manifold(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Points of a two-dimensional latent space in the order of the book's listing 12.28.
+    """Points of a two-dimensional latent space in the order of the book's listing 12.29.
 
     Args:
         x: [C], first coordinates from left to right.

@@ -3,7 +3,6 @@
 import json
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.evaluate.pictures import to_float
-from preprocessing import storage
-from preprocessing.errors import UserError
+from latentfaces.common import storage
+from latentfaces.common.errors import UserError
+from latentfaces.common.images import to_float
+from latentfaces.common.models import find_model
 
 BATCH = 256
-FILES = {"vae": ("encoder.keras", "decoder.keras"), "gan": ("generator.keras",)}
 
 
 class Network:
@@ -52,52 +51,35 @@ class Network:
         return np.concatenate([self._run(to_float(batch)).numpy() for batch in batches])
 
 
-@dataclass(frozen=True)
-class Vae:
-    """`encoder` maps images to the means of their latent distributions, `decoder` latents to images."""
-
-    encoder: Network
-    decoder: Network
-
-    @property
-    def latent_dim(self) -> int:
-        """The length of a latent vector."""
-        return self.decoder.input_shape[-1]
-
-
-def read_config(folder: str, kind: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Reads a model folder's `config.json` and checks that the folder can be evaluated on a data set.
+def read_settings(folder: str, name: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Reads a model folder's `config.json`, of any version, and checks that the model fits a data set.
 
     Args:
         folder: local or `gs://`.
-        kind: "vae" or "gan".
+        name: of the model family.
         image_shape: (height, width, channels) of the data set.
 
     Raises:
-        UserError: if a file is missing, or the model is of another kind or for another image shape.
+        UserError: if a file is missing, or the model is of another family or for another image shape.
     """
-    root = storage.resolve(folder)
-    for name in ("config.json", *FILES[kind]):
-        if not (root / name).exists():
-            raise UserError(f"Model folder '{folder}' has no {name}: give one of a finished training run.")
+    root, family = storage.resolve(folder), find_model(name)
+    networks = [f"{network}.keras" for network in (family.encoder, family.generator) if network]
+    for file in ("config.json", *networks):
+        if not storage.is_file(root / file):
+            raise UserError(f"the model folder '{folder}' has no {file}: give one of a finished training run")
     try:
-        config = json.loads(storage.read(root / "config.json"))
-        model, shape = config["model"], tuple(config["image_shape"])
+        settings: dict[str, Any] = json.loads(storage.read(root / "config.json"))
+        model, shape = settings["model"], tuple(settings["image_shape"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"'{folder}/config.json' does not say which model it is: train again.") from None
-    if model != kind:
-        raise UserError(f"Model folder '{folder}' holds a {model}, not a {kind}: give it as --{model}.")
+        raise UserError(f"'{folder}/config.json' does not say which model it is: train again") from None
+    if model != name:
+        raise UserError(f"the model folder '{folder}' holds a {model}, not a {name}: give it as --{model}")
     if shape != tuple(image_shape):
         raise UserError(
-            f"Model '{folder}' was trained for images of {_by(shape)}, and the data set's are "
-            f"{_by(image_shape)}: evaluate it on the data set that it was trained on."
+            f"the model '{folder}' was trained for images of {_by(shape)}, and the data set's are "
+            f"{_by(image_shape)}: evaluate it on the data set that it was trained on"
         )
-    return config
-
-
-def load_vae(folder: str) -> Vae:
-    """Loads `encoder.keras` and `decoder.keras` of a model folder; raises as `load_network` does."""
-    return Vae(*(load_network(folder, name) for name in FILES["vae"]))
+    return settings
 
 
 def load_network(folder: str, name: str) -> Network:

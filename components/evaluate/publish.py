@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from preprocessing import storage
+from latentfaces.common import storage
 
 
 def publish_evaluation(numbers: Mapping[str, object], folder: str, report: str) -> dict[str, float]:

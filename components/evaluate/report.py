@@ -1,40 +1,26 @@
 """`report.html`: one page that needs no other file, no script and no network."""
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from components.evaluate import curves
-from components.evaluate.gallery import Picture
-from preprocessing.dataset import Dataset
+from latentfaces.components.evaluate import curves
+from latentfaces.components.evaluate.inputs import Inputs
+from latentfaces.components.evaluate.registry import Finding, Picture, Result, number
 
 
-@dataclass(frozen=True)
-class Run:
-    """A training run: "VAE" or "GAN", its `config.json` and the rows of its `history.csv`."""
-
-    title: str
-    config: dict[str, Any]
-    history: list[dict[str, str]]
-
-
-def render(
-    dataset: Dataset, dataset_uri: str, runs: list[Run], pictures: list[Picture], metrics: dict[str, Any]
-) -> str:
+def render(inputs: Inputs, results: Sequence[Finding[Result]], pictures: Sequence[Finding[Picture]]) -> str:
     """Renders the report.
 
     Every text from outside (names, paths, configurations) is escaped, and the page's content policy lets a
     browser load nothing but the pictures inside it.
 
     Args:
-        dataset: the data set's description.
-        dataset_uri: where it is.
-        runs: the models.
-        pictures: in the order in which they are shown.
-        metrics: as written to `metrics.json`.
+        inputs: what was evaluated.
+        results: what the metrics found, in the order in which it is shown.
+        pictures: what the figures show, likewise.
 
     Returns:
         an HTML document.
@@ -47,20 +33,18 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    environment.filters["percent"] = lambda share: (
-        "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-    )
-    environment.filters["number"] = lambda value: f"{value:.4g}"
+    environment.filters["number"] = number
     environment.filters["setting"] = _setting
     return environment.get_template("report.html.jinja").render(
-        dataset=dataset,
-        dataset_uri=dataset_uri,
-        runs=runs,
-        settings=list(dict.fromkeys(key for run in runs for key in run.config if key != "model")),
-        curves=[(run.title, curves.loss_curves(run.history)) for run in runs],
+        inputs=inputs,
+        facts=[(found.front, fact) for found in results for fact in found.content.facts],
+        pictures=[(found.front, found.content) for found in pictures],
+        tables=[(found.front, table) for found in results for table in found.content.tables],
+        curves=[(model.title, curves.loss_curves(model.history)) for model in inputs.models],
         plot=(curves.WIDTH, curves.HEIGHT),
-        pictures=pictures,
-        metrics=metrics,
+        settings=list(
+            dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
+        ),
     )
 
 

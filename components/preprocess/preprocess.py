@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from preprocessing import storage
-from preprocessing.job import run
+from latentfaces.common import storage
+from latentfaces.preprocessing.job import run
 
-logger = logging.getLogger("latentfaces")
+logger = logging.getLogger(__name__)
 
 
-def preprocess(
-    source: str,
-    location: str,
-    image_size: int,
-    channels: int,
-    max_rejected: float,
-    beam_options: Sequence[str],
-    description: str,
-) -> None:
+def preprocess(source: str, location: str, copy: str, **options: Any) -> None:
     """Runs the Beam job and copies the small `dataset.json`, which is what the pipeline passes on.
 
     Args:
         source: the images.
         location: the data set folder.
-        image_size: height and width in pixels.
-        channels: 1 or 3.
-        max_rejected: share of the inputs that may be refused.
-        beam_options: Beam's own options.
-        description: local path for the copy of `dataset.json`.
+        copy: local path for the copy of `dataset.json`.
+        **options: those of `PreprocessConfig`.
 
     Raises:
         UserError: as `preprocessing.job.run`.
     """
-    dataset = run(source, location, image_size, channels, max_rejected, beam_args=beam_options)
+    dataset = run(source, location, **options)
     splits = ", ".join(f"{name} {split.examples:,}" for name, split in dataset.splits.items())
     logger.info("%s: examples %s; %d refused", location, splits, dataset.rejected)
-    storage.write(Path(description), storage.read(storage.resolve(location) / "dataset.json"))
+    storage.write(Path(copy), storage.read(storage.resolve(location) / "dataset.json"))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from cloudpathlib import CloudPath
 
-from preprocessing.errors import UserError
+from latentfaces.common.errors import UserError
+from latentfaces.common.storage import AnyPath
 
-logger = logging.getLogger("latentfaces")
+logger = logging.getLogger(__name__)
 
 _KEEP = 3
 _LOSSES = "losses.npy"
@@ -32,7 +32,7 @@ class Checkpoints:
         state: what is saved, name to trackable object.
     """
 
-    def __init__(self, folder: Path | CloudPath, state: dict[str, object]) -> None:
+    def __init__(self, folder: AnyPath, state: dict[str, object]) -> None:
         self._folder = folder
         self._checkpoint = tf.train.Checkpoint(**state)
 
@@ -91,7 +91,7 @@ class Checkpoints:
             except (tf.errors.OpError, IndexError, EOFError, AssertionError, ValueError, OSError) as error:
                 reason = str(error).splitlines()[0]
                 logger.warning(
-                    "Checkpoint of step %d can't be read (%s): trying the one before.", step, reason
+                    "the checkpoint of step %d can't be read (%s): trying the one before", step, reason
                 )
         if steps:
             raise UserError(f"no checkpoint in {self._folder} can be read: remove that folder to start again")
@@ -107,7 +107,7 @@ class Checkpoints:
             return _NO_LOSSES
         with tempfile.TemporaryDirectory() as name:
             files = self._folder / f"{step:08d}"
-            if isinstance(files, CloudPath):
+            if not isinstance(files, Path):
                 files.download_to(name)
                 files = Path(name)
             losses = np.load(files / _LOSSES, allow_pickle=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 
 class Conv2D(keras.layers.Conv2D):
@@ -71,3 +72,24 @@ def _move(plane: tf.Tensor, down: int, right: int) -> tf.Tensor:
         plane, [0, 0, max(-down, 0), max(-right, 0)], [filters, -1, height - abs(down), width - abs(right)]
     )
     return tf.pad(rest, [[0, 0], [0, 0], [max(down, 0), max(-down, 0)], [max(right, 0), max(-right, 0)]])
+
+
+def to_pixels(features: keras.KerasTensor, channels: int, kernel_size: int) -> keras.KerasTensor:
+    """Ends a network that makes images: a convolution and a sigmoid, which is never in low precision."""
+    x = Conv2D(channels, kernel_size, padding="same")(features)
+    return layers.Activation("sigmoid", dtype=keras.config.floatx())(x)
+
+
+def portable(network: keras.Model) -> keras.Model:
+    """Returns a copy in Keras' own layers, which can be saved and loaded without this package.
+
+    Our layers compute what those of Keras' with the same names do.
+    """
+    copy = keras.models.clone_model(
+        network,
+        clone_function=lambda layer: getattr(keras.layers, type(layer).__name__).from_config(
+            layer.get_config()
+        ),
+    )
+    copy.set_weights(network.get_weights())
+    return copy

@@ -6,24 +6,26 @@ import csv
 import io
 import logging
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from cloudpathlib import CloudPath
-from tqdm import tqdm
 
-from components.evaluate.distances import diversity
-from components.evaluate.pictures import grid, in_rows, png, to_float
-from components.train.config import TrainConfig
-from preprocessing import storage
+from latentfaces.common import storage
+from latentfaces.common.config import TrainConfig
+from latentfaces.common.images import diversity, to_float
+from latentfaces.common.model_folder import read_history
+from latentfaces.common.models import find_model
+from latentfaces.common.pictures import grid, in_rows, png
+from latentfaces.common.progress import Progress
+from latentfaces.common.storage import AnyPath
 
-logger = logging.getLogger("latentfaces")
+logger = logging.getLogger(__name__)
 
-_LINE_SECONDS = 10  # between two lines of progress in a log
+_SAMPLES, _FEW_SAMPLES = 64, 16  # shown in pictures, and measured with every row of the history
 _DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike
 
 
@@ -38,26 +40,21 @@ class Monitor:
     """
 
     def __init__(
-        self, config: TrainConfig, folder: Path | CloudPath, first_step: int, real_images: np.ndarray
+        self, config: TrainConfig, folder: AnyPath, first_step: int, real_images: np.ndarray
     ) -> None:
         self._config = config
         self._folder = folder
-        self._rows = [row for row in read_history(folder) if int(row["step"]) <= first_step]
+        self._rows: list[dict[str, Any]] = [
+            row for row in read_history(folder) if int(row["step"]) <= first_step
+        ]
         self._seconds = float(self._rows[-1]["seconds"]) if self._rows else 0.0
         self._logs = Path(tempfile.mkdtemp(prefix="latentfaces-logs-"))
         self._writer = tf.summary.create_file_writer(str(self._logs))
-        self._latents = np.random.default_rng(config.seed).standard_normal((64, config.latent_dim))
+        self._latents = np.random.default_rng(config.seed).standard_normal((_SAMPLES, config.latent_dim))
         self._real_diversity = diversity(to_float(real_images))
-        self._start = self._lap = self._line = time.monotonic()
+        self._start = self._lap = time.monotonic()
         self._step = first_step
-        self._bar = tqdm(
-            total=config.steps,
-            initial=first_step,
-            unit="step",
-            desc=config.model.upper(),
-            disable=not sys.stderr.isatty(),
-            mininterval=0.5,
-        )
+        self._progress = Progress(find_model(config.model).title, config.steps, "steps", done=first_step)
 
     def diversity_ratio(self, step: int, images: np.ndarray) -> float:
         """Returns the diversity of samples, floats in [0, 1], [N, H, W, C], beside that of real images.
@@ -70,8 +67,8 @@ class Monitor:
         is_halfway = self._step < self._config.steps / 2 <= step
         if ratio < _DIVERSE and (before >= _DIVERSE or is_halfway):
             logger.warning(
-                "Samples are alike, a sign of mode collapse: they differ %.2f times as much as real images. "
-                "Look at samples/; another seed, a lower learning rate or more dropout may help.",
+                "samples are alike, a sign of mode collapse: they differ %.2f times as much as real images; "
+                "look at samples/: another seed, a lower learning rate or more dropout may help",
                 ratio,
             )
         return ratio
@@ -79,30 +76,15 @@ class Monitor:
     def log(self, step: int, epoch: float, losses: dict[str, float]) -> None:
         """Records the mean losses since the last call and what else was measured after so many steps."""
         now = time.monotonic()
-        rate = (step - self._step) / (now - self._lap)
+        images_per_second = (step - self._step) / (now - self._lap) * self._config.batch_size
         seconds = self._seconds + now - self._start
         self._rows.append({"step": step, "epoch": f"{epoch:.4f}", "seconds": f"{seconds:.3f}", **losses})
         with self._writer.as_default(step):
             for name, loss in losses.items():
                 tf.summary.scalar(name, loss)
-            tf.summary.scalar("images_per_second", rate * self._config.batch_size)
+            tf.summary.scalar("images_per_second", images_per_second)
         shown = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        self._bar.set_postfix_str(f"{rate * self._config.batch_size:.0f} images/s, {shown}", refresh=False)
-        self._bar.update(step - self._bar.n)
-        if self._bar.disable and (now - self._line >= _LINE_SECONDS or step == self._config.steps):
-            self._line = now
-            left = tqdm.format_interval((self._config.steps - step) / rate)
-            logger.info(
-                "%s step %d of %d, epoch %.1f: %.1f steps/s, %.0f images/s, %s left, %s",
-                self._config.model.upper(),
-                step,
-                self._config.steps,
-                epoch,
-                rate,
-                rate * self._config.batch_size,
-                left,
-                shown,
-            )
+        self._progress.show(step, f"epoch {epoch:.1f}, {images_per_second:,.0f} images/s, {shown}")
         self._lap, self._step = now, step
 
     def picture(self, step: int, epoch: int, images: np.ndarray) -> None:
@@ -116,6 +98,11 @@ class Monitor:
     def latents(self) -> np.ndarray:
         """The latents of the sample pictures, float64 [64, latent_dim], the same in every epoch."""
         return self._latents
+
+    @property
+    def few_latents(self) -> np.ndarray:
+        """The first 16 of them, by which diversity is measured."""
+        return self._latents[:_FEW_SAMPLES]
 
     def save(self) -> None:
         """Writes `history.csv` and the TensorBoard logs."""
@@ -132,12 +119,6 @@ class Monitor:
     def close(self) -> None:
         """Writes what is left and ends the progress bar."""
         self.save()
-        self._bar.close()
+        self._progress.close()
         self._writer.close()
         shutil.rmtree(self._logs)
-
-
-def read_history(folder: Path | CloudPath) -> list[dict[str, str]]:
-    """Returns the rows of `history.csv` in a model folder, or none where there is none."""
-    file = folder / "history.csv"
-    return list(csv.DictReader(io.StringIO(file.read_text()))) if file.exists() else []

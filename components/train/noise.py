@@ -28,6 +28,7 @@ class GlobalBatchNoise:
         global_batch_size: images of all replicas together.
 
     Attributes:
+        local_batch_size: images of this replica.
         dropout_rate: takes the place of the `Dropout` layers' own, if not None.
     """
 
@@ -36,7 +37,7 @@ class GlobalBatchNoise:
     ) -> None:
         self._seed = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
         self._start = start
-        self._local = local_batch_size
+        self.local_batch_size = local_batch_size
         self._global = global_batch_size
         self._draws = 0
         # Not where XLA compiles, whose generator would give other numbers
@@ -51,8 +52,10 @@ class GlobalBatchNoise:
                 seed=tf.random.experimental.stateless_fold_in(self._seed, self._draws),
                 dtype=keras.config.floatx(),
             )
-            mine = tf.slice(numbers, [0, self._start] + [0] * len(shape), [copies, self._local, *shape])
-            return tf.reshape(mine, [copies * self._local, *shape])
+            mine = tf.slice(
+                numbers, [0, self._start] + [0] * len(shape), [copies, self.local_batch_size, *shape]
+            )
+            return tf.reshape(mine, [copies * self.local_batch_size, *shape])
 
     def normal(self, *shape: int) -> tf.Tensor:
         """Returns standard normal numbers of shape [local batch size, *shape]."""
@@ -74,28 +77,7 @@ class GlobalBatchNoise:
         """Ends what `__enter__` began."""
         del _active.noise
 
-
-class Dropout(keras.layers.Layer):
-    """Dropout (Srivastava et al. 2014) whose mask comes from the active `GlobalBatchNoise`.
-
-    Args:
-        rate: share of the inputs set to 0 while training; the others are divided by 1 - rate.
-    """
-
-    def __init__(self, rate: float, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.rate = rate
-
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the inputs, thinned out if `training`; same shape and dtype."""
-        if not training:
-            return inputs
-        noise = _active.noise
-        rate = self.rate if noise.dropout_rate is None else noise.dropout_rate
-        rate = tf.convert_to_tensor(rate, keras.config.floatx())
-        keep = noise.uniform(*inputs.shape[1:], copies=inputs.shape[0] // noise._local) >= rate
-        return tf.where(keep, inputs / tf.cast(1.0 - rate, inputs.dtype), tf.zeros_like(inputs))
-
-    def get_config(self) -> dict[str, object]:
-        """Returns what the constructor needs."""
-        return {**super().get_config(), "rate": self.rate}
+    @staticmethod
+    def active() -> GlobalBatchNoise:
+        """Returns the source of the `with` block that this thread is in."""
+        return _active.noise

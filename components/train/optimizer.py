@@ -8,25 +8,25 @@ from typing import TypeVar
 import keras
 import tensorflow as tf
 
-from components.train.config import TrainConfig
+from latentfaces.common.config import TrainConfig
 
 Result = TypeVar("Result")
 
 
-def adam(config: TrainConfig, *, average: float = 0.0) -> keras.optimizers.Optimizer:
+def adam(config: TrainConfig, *, ema_decay: float = 0.0) -> keras.optimizers.Optimizer:
     """Returns Adam (Kingma & Ba 2015) as the run's configuration says.
 
     In mixed_float16 it scales the loss, so that small gradients don't vanish (Micikevicius et al. 2018).
 
     Args:
         config: of the run.
-        average: decay of a moving average of the weights that is kept beside them; 0 for none.
+        ema_decay: of an exponential moving average of the weights that is kept beside them; 0 for none.
     """
     rate = config.learning_rate
     optimizer = keras.optimizers.Adam(
         keras.optimizers.schedules.CosineDecay(rate, config.steps) if config.learning_rate_decay else rate,
         beta_1=config.beta_1,
-        **({"use_ema": True, "ema_momentum": average} if average else {}),
+        **({"use_ema": True, "ema_momentum": ema_decay} if ema_decay else {}),
     )
     return (
         keras.optimizers.LossScaleOptimizer(optimizer) if config.precision == "mixed_float16" else optimizer

@@ -1,0 +1,5 @@
+"""`python -m latentfaces`: the command line."""
+
+from latentfaces.pipelines.cli import main
+
+main()

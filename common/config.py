@@ -1,0 +1,116 @@
+"""What is trained, and how it is run: two objects that go from the command line to every worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from latentfaces.common.errors import UserError
+from latentfaces.common.options import check, option
+
+PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+LAUNCHERS = {"local": "latentfaces.components.train.launch.local"}
+_LONG = 1e9  # seconds, some thirty years
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is trained; written to `config.json` in the model folder.
+
+    A model family adds fields of its own in a subclass. The options, those fields that are declared with
+    `option`, are the user's to set; the others follow from the preset and the data set.
+
+    Attributes:
+        model: name of the family, such as "vae".
+        preset: name of the preset, which also names the networks.
+        epochs: passes over the train split.
+        steps: training steps; follows from `epochs` unless the user counts in steps.
+        batch_size: global batch size, the images of one step over all replicas.
+        seed: of all random numbers.
+        precision: one of `PRECISIONS`, Keras' names of dtype policies.
+        xla: whether gradients are computed by code that XLA compiled.
+        latent_dim: dimensions of the latent space.
+        learning_rate: Adam's, at the start.
+        beta_1: Adam's first momentum.
+        learning_rate_decay: whether the learning rate falls to 0 along half a cosine.
+        image_shape: (height, width, channels) of the data set.
+        dataset: location of the data set folder.
+        dataset_digest: sha256 over the data set's shards, so that other data at that location is noticed.
+    """
+
+    model: str
+    preset: str = option(help="Networks and settings.")
+    epochs: int = option(0, help="Passes over the train split; 0 for the preset's.", minimum=0)
+    steps: int = option(0, help="Training steps, instead of epochs.", minimum=0)
+    batch_size: int = option(0, help="Images a step over all workers; 0 for the preset's.", minimum=0)
+    seed: int = option(
+        0, help="Of all random numbers: the same seed gives the same result.", minimum=0, shared=True
+    )
+    precision: str = option(
+        "float32", help=f"One of {', '.join(PRECISIONS)}.", choices=PRECISIONS, shared=True
+    )
+    xla: bool = option(False, help="Compile the computation of gradients.", shared=True)
+    latent_dim: int
+    learning_rate: float
+    beta_1: float = 0.9
+    learning_rate_decay: bool = False
+    image_shape: tuple[int, int, int] = (0, 0, 0)
+    dataset: str = ""
+    dataset_digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks the options; raises `UserError`."""
+        check(self)
+
+    def to_json(self) -> str:
+        """Returns the configuration as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a model is trained; nothing here changes what comes out, up to rounding."""
+
+    workers: int = option(
+        1,
+        help="Worker processes on this machine. Where TF_CONFIG is set, this is one worker.",
+        minimum=1,
+    )
+    gpus_per_worker: int = option(0, help="GPUs of each worker; 0 shares what is there.", minimum=0)
+    launcher: str = option("local", help="Who starts the workers.", choices=tuple(LAUNCHERS))
+    log_steps: int = option(50, help="Steps between two rows of history.csv.", minimum=1)
+    checkpoint_steps: int = option(1000, help="Steps between two checkpoints.", minimum=1)
+    checkpoint_minutes: float = option(
+        0.0, help="Minutes after which a checkpoint is written in between; 0 for never.", minimum=0
+    )
+    max_restarts: int = option(
+        3, help="How often to go on from the last checkpoint when a worker is lost.", minimum=0
+    )
+    rendezvous_seconds: float = option(
+        600.0, help="How long the workers wait for each other.", minimum=0.1, maximum=_LONG
+    )
+    stuck_seconds: float = option(
+        300.0, help="Time without a step after which a worker counts as lost.", minimum=0.1, maximum=_LONG
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the options; raises `UserError`."""
+        check(self)
+
+    def check_batch(self, title: str, batch_size: int) -> None:
+        """Checks that the replicas can share a global batch evenly.
+
+        Args:
+            title: the model's, for the message.
+            batch_size: global batch size.
+
+        Raises:
+            UserError: if they can't.
+        """
+        replicas = self.workers * max(1, self.gpus_per_worker)
+        if batch_size % replicas:
+            raise UserError(
+                f"batch size {batch_size} of the {title} can't be divided among {replicas} replicas: "
+                f"choose a multiple of {replicas}"
+            )

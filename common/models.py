@@ -1,0 +1,219 @@
+"""Model families: what one is, and the registry of those that can be trained.
+
+The registry holds names of modules, which are imported when a model is asked for; none of them imports
+TensorFlow before it builds a network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from latentfaces.common.config import TrainConfig
+from latentfaces.common.errors import UserError
+from latentfaces.common.options import options_of, parameters, type_and_option
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+MODELS = {
+    "vae": "latentfaces.components.train.models.vae:VAE",
+    "gan": "latentfaces.components.train.models.dcgan:DCGAN",
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Networks and settings that go together.
+
+    Attributes:
+        side_multiple: what the networks' strides divide the images' sides by.
+        settings: values of the family's configuration; `batch_size`, `epochs`, `latent_dim` and
+            `learning_rate` at least.
+    """
+
+    side_multiple: int
+    settings: Mapping[str, Any]
+
+
+class Model(ABC):
+    """A model family; an instance is one that is trained, made under `strategy.scope()`.
+
+    Attributes:
+        title: as people write it.
+        Config: the family's configuration.
+        presets: by name.
+        default_preset: the pipeline's.
+        loss_names: of the losses that `step` returns, in order.
+        generator: the network that makes images of latents.
+        encoder: the network that makes latents of images, where there is one: [z_mean, z_log_var].
+        network_names: of all networks, as their files are called.
+        networks: by name.
+        state: what a checkpoint holds, name to trackable object.
+    """
+
+    title: ClassVar[str]
+    Config: ClassVar[type[TrainConfig]] = TrainConfig
+    presets: ClassVar[Mapping[str, Preset]]
+    default_preset: ClassVar[str]
+    loss_names: ClassVar[tuple[str, ...]]
+    generator: ClassVar[str]
+    encoder: ClassVar[str | None] = None
+    network_names: ClassVar[tuple[str, ...]]
+
+    networks: dict[str, keras.Model]
+    state: dict[str, Any]
+
+    @abstractmethod
+    def __init__(self, config: TrainConfig) -> None:
+        """Builds networks and optimizers; `config` is of the family's class."""
+
+    @abstractmethod
+    def step(self, images: tf.Tensor, noise: Any) -> dict[str, tf.Tensor]:
+        """Trains on one replica's share of a global batch.
+
+        Args:
+            images: floats in [0, 1], [local batch size, H, W, C].
+            noise: the `GlobalBatchNoise` of this replica and step.
+
+        Returns:
+            The losses by name, each this replica's sum divided by the global count, so that the sum over the
+            replicas is the mean over the global batch.
+        """
+
+    def sample(self, latents: np.ndarray) -> tf.Tensor:
+        """Returns the images, floats in [0, 1], [N, H, W, C], made of latents [N, latent_dim]."""
+        return self.networks[self.generator](latents, training=False)
+
+    def watch(self, losses: dict[str, float]) -> dict[str, float]:
+        """May warn, or change settings of its own, where the losses call for it.
+
+        Args:
+            losses: the means of some steps, the same on every worker.
+
+        Returns:
+            What is recorded beside the losses.
+        """
+        return {}
+
+    def finish(self) -> None:  # noqa: B027 - most have nothing left to do
+        """The last thing before the networks are saved."""
+
+
+def find_model(name: str) -> type[Model]:
+    """Returns the model family of that name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in MODELS:
+        raise UserError(f"model {name} is unknown: choose one of {', '.join(MODELS)}")
+    module, _, family = MODELS[name].partition(":")
+    found: type[Model] = getattr(importlib.import_module(module), family)
+    return found
+
+
+def settle(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, int]) -> TrainConfig:
+    """Settles what is trained, as far as it can be without a data set.
+
+    Args:
+        name: of the model family.
+        options: those of its configuration's options that are not left to the preset or the default.
+        image_shape: (height, width, channels) of the images.
+
+    Returns:
+        The configuration, without a data set, and with 0 steps where the user counts in epochs.
+
+    Raises:
+        UserError: if an option is wrong, or the networks can't make such images.
+    """
+    family = find_model(name)
+    preset = options.get("preset", "")
+    if preset not in family.presets:
+        raise UserError(
+            f"preset {preset} is unknown for the {family.title}: choose one of {', '.join(family.presets)}"
+        )
+    height, width, _ = image_shape
+    multiple = family.presets[preset].side_multiple
+    if height % multiple or width % multiple:
+        raise UserError(
+            f"preset {preset} of the {family.title} needs images whose sides are multiples of {multiple}, "
+            f"and these are {height}x{width}: preprocess with another --image-size"
+        )
+    if options.get("epochs") and options.get("steps"):
+        raise UserError("--epochs and --steps exclude each other: give one of them")
+    known = options_of(family.Config)
+    for key, value in options.items():
+        if key not in known and value:
+            raise UserError(f"--{key.replace('_', '-')} is not an option of the {family.title}: leave it out")
+    given = {key: value for key, value in options.items() if key in known and value}
+    return family.Config(
+        **{**family.presets[preset].settings, **given, "model": name, "image_shape": image_shape}
+    )
+
+
+def all_parameters() -> list[inspect.Parameter]:
+    """Returns the options of every model, each once; all but `preset` have a default."""
+    found = {each.name: each for name in MODELS for each in parameters(find_model(name).Config)}
+    names = (f"{', '.join(find_model(name).presets)} for the {find_model(name).title}" for name in MODELS)
+    found["preset"] = _explained(found["preset"], f"Networks and settings: {'; '.join(names)}.")
+    return list(found.values())
+
+
+def joint_parameters() -> list[inspect.Parameter]:
+    """Returns the options of all models that are trained together, as a pipeline's parameters.
+
+    A model's own options have its name in front, "vae_epochs"; those that all share have not.
+    """
+    result = {}
+    for name in MODELS:
+        family = find_model(name)
+        for each in parameters(family.Config):
+            if each.name == "preset":
+                each = _explained(each, f"Networks and settings: {', '.join(family.presets)}.")
+                each = each.replace(default=family.default_preset)
+            if not type_and_option(each)[1].shared:
+                each = each.replace(name=f"{name}_{each.name}")
+            result[each.name] = each
+    return list(result.values())
+
+
+def _explained(parameter: inspect.Parameter, text: str) -> inspect.Parameter:
+    kind, said = type_and_option(parameter)
+    return parameter.replace(annotation=Annotated[kind, dataclasses.replace(said, help=text)])
+
+
+def joint_options(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one model's options among the values of `joint_parameters`, under their own names."""
+    said = options_of(find_model(name).Config)
+    return {option: values[option if said[option].shared else f"{name}_{option}"] for option in said}
+
+
+def config_from_json(text: str) -> TrainConfig:
+    """Returns the configuration that `TrainConfig.to_json` wrote.
+
+    Raises:
+        ValueError, TypeError or KeyError: if it is not one of this version.
+        UserError: if it names a model or an option's value that there is not.
+    """
+    values = json.loads(text)
+    values["image_shape"] = tuple(values["image_shape"])
+    return find_model(values["model"]).Config(**values)
+
+
+def differences(config: TrainConfig, other: TrainConfig) -> list[str]:
+    """Returns the names of the fields in which two configurations differ, but for the data set's place."""
+    names = dict.fromkeys(field.name for each in (config, other) for field in dataclasses.fields(each))
+    return [
+        name
+        for name in names
+        if name != "dataset" and getattr(config, name, None) != getattr(other, name, None)
+    ]

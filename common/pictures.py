@@ -1,0 +1,56 @@
+"""From arrays of images to one PNG: enlarged, set out in rows and columns."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from latentfaces.common.images import to_uint8
+
+_CELL = 96  # pixels; what small images are enlarged to at least
+_SMALL = 64  # pixels; larger images are shown as they are
+
+
+def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> Image.Image:
+    """Sets images out in rows and columns.
+
+    Images of at most 64 pixels are enlarged by a whole factor with Lanczos' filter, which shows a face of
+    32x32 as a face where repeated pixels show squares.
+
+    Args:
+        images: [R, C, height, width, 1 or 3]; uint8, or floats in [0, 1].
+        tight: without gaps and at their own size, as the book shows a manifold.
+        rows_in_group: rows that belong together; there is a wider gap between groups.
+
+    Returns:
+        mode "RGBA"; the gaps are transparent, so that the picture suits a dark and a light page.
+    """
+    rows, columns, height, width, channels = images.shape
+    pixels = to_uint8(images)
+    size = max(height, width)
+    factor = -(-_CELL // size) if size <= _SMALL and not tight else 1
+    gap = 0 if tight else 4
+    cell_height, cell_width = height * factor, width * factor
+    group_gap = 2 * gap if rows_in_group > 1 else 0
+    tops = [row * (cell_height + gap) + row // rows_in_group * group_gap for row in range(rows)]
+    sheet = Image.new("RGBA", (columns * (cell_width + gap) - gap, tops[-1] + cell_height))
+    for row, top in enumerate(tops):
+        for column in range(columns):
+            image = Image.fromarray(pixels[row, column, ..., 0] if channels == 1 else pixels[row, column])
+            image = image.resize((cell_width, cell_height), Image.Resampling.LANCZOS)
+            sheet.paste(image, (column * (cell_width + gap), top))
+    return sheet
+
+
+def in_rows(images: np.ndarray, columns: int) -> np.ndarray:
+    """Returns [N, ...] as [N // columns or 1, columns, ...], leaving out an incomplete last row."""
+    columns = min(columns, len(images))
+    rows = len(images) // columns
+    return images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+
+
+def png(image: Image.Image) -> bytes:
+    """Returns the picture as the bytes of a PNG file; the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=4)  # the default takes seconds for smooth pictures
+    return buffer.getvalue()

@@ -1,0 +1,14 @@
+"""What a model makes of random latents."""
+
+from latentfaces.common.pictures import grid, in_rows
+from latentfaces.components.evaluate.inputs import TrainedModel
+from latentfaces.components.evaluate.registry import Picture, register_figure
+
+
+@register_figure("{model}_samples", about=TrainedModel)
+def samples(model: TrainedModel) -> Picture:
+    """The first samples, 8 a row."""
+    caption = (
+        f"What the {model.generator_name} makes of random latent vectors: the first ones drawn, none chosen."
+    )
+    return Picture(f"{model.title} samples", caption, grid(in_rows(model.samples[:64], 8)))

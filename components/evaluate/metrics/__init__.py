@@ -1,0 +1,7 @@
+"""The metrics: a module with a registered function for each; those named here are shown first."""
+
+from latentfaces.components.evaluate.registry import METRICS, import_modules
+
+__all__ = ["METRICS"]
+
+import_modules(__name__, first=("reconstruction", "diversity", "attributes", "concept"))

@@ -1,0 +1,156 @@
+"""What a metric and a figure are, the registry of those there are, and the loop that computes them.
+
+One is a function of what it is about: the `RealImages`, a `TrainedModel`, an `Autoencoder`, or, to compare
+them all, the `Inputs`. It gives a `Result` or a `Picture`, or None where there is nothing to measure it by.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+
+from latentfaces.common import pictures
+from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number for the top of the page: what it is, and the number as it is written."""
+
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        title: heading; tables of one title that follow one another share it.
+        caption: what the numbers are, and how they were found.
+        columns: headings, that of the rows' names first; they may have several lines.
+        rows: as many cells as columns, as they are written.
+    """
+
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a metric found: `numbers` for `metrics.json`, and what the page shows of them."""
+
+    numbers: Mapping[str, Any]
+    facts: Sequence[Fact] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a figure shows: its heading, a caption that tells what one sees and how it was made, the image."""
+
+    title: str
+    caption: str
+    image: Image.Image
+
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The bytes of the PNG file."""
+        return pictures.png(self.image)
+
+
+Subject = TypeVar("Subject")
+Content = TypeVar("Content", Result, Picture)
+
+
+@dataclass(frozen=True)
+class Finding(Generic[Content]):
+    """What a registered function gave for one subject.
+
+    Attributes:
+        subject: what it was called with.
+        name: key in `metrics.json`, or file name in `grids/` without suffix.
+        front: what the page writes before its headings: the title of a second autoencoder.
+        content: what it gave.
+    """
+
+    subject: object
+    name: str
+    front: str
+    content: Content
+
+
+class Registry(Generic[Content]):
+    """Functions in the order in which the page shows what they find.
+
+    Attributes:
+        entries: name, class of the subjects, and the function, as they were registered.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, type, Callable[[Any], Content | None]]] = []
+
+    def register(
+        self, name: str, *, about: type[Subject]
+    ) -> Callable[[Callable[[Subject], Content | None]], Callable[[Subject], Content | None]]:
+        """Decorates a function that finds something.
+
+        Args:
+            name: where that goes: the key in `metrics.json` under which a metric's numbers are, which metrics
+                may share, or a figure's file name. "{model}" in it stands for the model's name; without that,
+                what a second model gives is called "<model>_<name>".
+            about: the class of what the function is called with. Headings of what is about a `TrainedModel`
+                name it; those about an `Autoencoder` need not: a second one's title is put in front.
+        """
+
+        def decorate(function: Callable[[Subject], Content | None]) -> Callable[[Subject], Content | None]:
+            self.entries.append((name, about, function))
+            return function
+
+        return decorate
+
+    def run(self, inputs: Inputs) -> Iterator[Finding[Content]]:
+        """Calls one function after the other with all that it is about, models in the order given."""
+        for name, about, function in self.entries:
+            is_further = False
+            for subject in (inputs.real, *inputs.models, inputs):
+                if not isinstance(subject, about) or (content := function(subject)) is None:
+                    continue
+                full_name, front = name, ""
+                if isinstance(subject, TrainedModel):
+                    full_name = name.format(model=subject.name)
+                    if is_further and full_name == name:
+                        full_name = f"{subject.name}_{name}"
+                    if is_further and about is Autoencoder:
+                        front = f"{subject.title}: "
+                is_further = True
+                yield Finding(subject, full_name, front, content)
+
+
+METRICS: Registry[Result] = Registry()
+FIGURES: Registry[Picture] = Registry()
+register_metric = METRICS.register
+register_figure = FIGURES.register
+
+
+def import_modules(package: str, first: Sequence[str]) -> None:
+    """Imports all modules of a package, so that they register what they have: `first`, then the others."""
+    found = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    for name in dict.fromkeys((*first, *found)):
+        importlib.import_module(f"{package}.{name}")
+
+
+def percent(share: float | None) -> str:
+    """Returns a share in [0, 1] as per cent, or a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def number(value: float) -> str:
+    """Returns a number with four significant digits."""
+    return f"{value:.4g}"

@@ -1,0 +1,31 @@
+"""The options of the job; no Beam here, so that a command line can be made from them in no time."""
+
+from dataclasses import dataclass
+
+from latentfaces.common.options import Option, check, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How images become a data set.
+
+    `examples_per_shard`, which is no option of the command line, is the most that a shard holds; 0 for
+    2,500, fewer for large images.
+    """
+
+    image_size: int = option(
+        64, help="Height and width of the resized images in pixels.", minimum=1, maximum=4096
+    )
+    channels: int = option(3, help="1 for grey, 3 for RGB.", choices=(1, 3))
+    max_rejected: float = option(0.01, help="Share of the inputs that may be refused.", minimum=0, maximum=1)
+    attributes: str = option("", help="Label file, where it does not lie beside the images.")
+    partition: str = option("", help="Partition file, likewise.")
+    beam_options: list[str] = option(
+        [], help="Beam's own options, after --, such as --runner=DataflowRunner."
+    )
+    examples_per_shard: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values; raises `UserError`."""
+        check(self)
+        Option(help="", minimum=0).check("examples_per_shard", self.examples_per_shard)

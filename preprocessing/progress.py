@@ -1,0 +1,101 @@
+"""How far a job is, and how it went: every finished shard leaves a summary; these are collected and shown."""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from latentfaces.common import storage
+from latentfaces.common.dataset import Dataset, Shard
+from latentfaces.common.progress import Progress
+from latentfaces.common.storage import AnyPath
+from latentfaces.preprocessing.commit import drafted
+
+logger = logging.getLogger(__name__)
+
+
+def write_summary(job_folder: AnyPath, split: str, shard: Shard, refused: list[tuple[str, str]]) -> None:
+    """Tells that a shard is finished, and which of its inputs were refused: (name, reason) of each."""
+    with drafted(job_folder / f"{shard.name}.json", job_folder) as draft:
+        draft.write_text(json.dumps({"split": split, "shard": vars(shard), "refused": refused}))
+
+
+class Summaries:
+    """The finished shards' summaries, collected from the job's folder.
+
+    Attributes:
+        shards: (split, shard) of each.
+        refused: (name, reason) of each input that was refused.
+    """
+
+    def __init__(self, job_folder: AnyPath) -> None:
+        self._folder = job_folder
+        self._seen: set[str] = set()
+        self.shards: list[tuple[str, Shard]] = []
+        self.refused: list[tuple[str, str]] = []
+
+    def update(self) -> None:
+        """Reads the summaries that are new."""
+        for name in list(storage.list_files(self._folder)):
+            if name.endswith(".tfrecord.json") and name not in self._seen:
+                summary = json.loads(storage.read(self._folder / name))
+                self.shards.append((summary["split"], Shard(**summary["shard"])))
+                self.refused += [(source, reason) for source, reason in summary["refused"]]
+                self._seen.add(name)
+
+
+@contextlib.contextmanager
+def shown(summaries: Summaries, inputs: int, console: Console) -> Iterator[None]:
+    """Shows a progress bar during the block, at whose end the summaries are complete."""
+    over = threading.Event()
+    with Progress("preprocess", inputs, "images", console=console) as progress:
+
+        def show() -> None:
+            summaries.update()
+            refused = len(summaries.refused)
+            done = refused + sum(shard.examples for _, shard in summaries.shards)
+            progress.show(done, f"{refused:,} refused")
+
+        def watch() -> None:
+            pause = 0.5
+            while not over.wait(pause):
+                looked = time.monotonic()
+                try:
+                    show()
+                except Exception as error:  # it must not end the job; the driver reads them all once more
+                    logger.debug("no progress to show: %s", error)
+                pause = max(0.5, 10 * (time.monotonic() - looked))  # a slow storage is asked less often
+
+        watcher = threading.Thread(target=watch, name="progress", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+        show()
+
+
+def show_result(dataset: Dataset, refused: list[tuple[str, str]], seconds: float, console: Console) -> None:
+    """Shows the closing table: splits, shards, bytes, refusals by reason, and the rate over `seconds`."""
+    table = Table(title=f"{'×'.join(map(str, dataset.image_shape))} data set")
+    table.add_column("")
+    for heading in ("examples", "shards", "MiB"):
+        table.add_column(heading, justify="right")
+    for name, split in dataset.splits.items():
+        size = sum(shard.bytes for shard in split.shards) / (1 << 20)
+        table.add_row(name, f"{split.examples:,}", str(len(split.shards)), f"{size:,.1f}")
+    reasons = Counter(reason.split(":", 1)[0] for _, reason in refused)
+    for reason, count in reasons.most_common():
+        table.add_row(f"refused: {reason}", f"{count:,}")
+    console.print(table)
+    inputs = sum(split.examples for split in dataset.splits.values()) + len(refused)
+    console.print(
+        f"{inputs:,} inputs in {seconds:,.1f} s, {inputs / seconds:,.0f} images/s, start-up included"
+    )

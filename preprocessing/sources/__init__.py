@@ -1,0 +1,159 @@
+"""Where images come from: CelebA as it is distributed, any folder of photographs, or an archive of either.
+
+A source is looked through once, before the Beam job starts: which images there are, which split each belongs
+to and what its labels say. Images are known by their name below the source, with forward slashes; a name is a
+label and a key. Where an image lies is known only to the object that lists the images and reads them.
+
+Files of the operating system (`.DS_Store`, anything with a name that starts with a dot, `__MACOSX`,
+`Thumbs.db`, `desktop.ini`) are no inputs. Every other file is: what is not an image is refused, by name.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from latentfaces.common import storage
+from latentfaces.common.dataset import SPLITS
+from latentfaces.common.errors import UserError
+from latentfaces.preprocessing.resize import RefusedImage
+from latentfaces.preprocessing.sources import celeba
+from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
+from latentfaces.preprocessing.sources.folder import Folder
+from latentfaces.preprocessing.sources.zip import Zip
+
+_BITS = bytes.maketrans(b"01", b"\0\1")
+_SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+
+
+class Images(Protocol):
+    """Images that lie together: made from their location, and small, since every worker gets a copy.
+
+    Each kind is a file of its own in this folder, and an entry of `ARCHIVES`.
+    """
+
+    def entries(self) -> Iterable[tuple[str, Any]]:
+        """Names of all files, each with its place, in the order in which they are read best.
+
+        A place is whatever `read` needs to find the file; plain JSON, for it goes into the plan.
+        """
+
+    def read(self, places: Iterable[Any]) -> Iterator[bytes | RefusedImage]:
+        """Reads the files at some places, in their order; one that cannot be read comes as the reason.
+
+        A storage service that fails is an error of the job, to be tried again, and no reason to refuse.
+        """
+
+
+ARCHIVES: dict[str, Callable[[str], Images]] = {".zip": Zip}
+"""Kinds of archives by the ending of their names; what has no such ending is a folder."""
+
+
+class Image(NamedTuple):
+    """One input: its name, its labels (bit i is attribute i; None without) and where it lies."""
+
+    name: str
+    labels: int | None
+    place: Any
+
+    def attributes(self, count: int) -> bytes | None:
+        """The labels spread out: one byte, 0 or 1, for each of `count` attributes."""
+        if self.labels is None:
+            return None
+        return f"{self.labels:0{count}b}"[::-1].encode().translate(_BITS)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found.
+
+    Attributes:
+        images: Reads the images.
+        attribute_names: Names of the labels; empty without.
+        splits: The inputs of `train`, `valid` and `test`, in the order in which they are read best.
+        refused: (name, reason) of what cannot be used, without opening an image.
+    """
+
+    images: Images
+    attribute_names: tuple[str, ...]
+    splits: Mapping[str, list[Image]]
+    refused: list[tuple[str, str]]
+
+
+def find(source: str, attributes: str = "", partition: str = "") -> Source:
+    """Looks through a source.
+
+    Images are taken from `img_align_celeba` or an archive of this name, in `source` or in its `Img`, where
+    there is one, else from `source` itself, with all folders below. Labels and partition are looked for
+    beside the images, one folder up, in `source`, and in `Anno` and `Eval` of these. Without a partition, 80
+    % of the names go to train and 10 % each to valid and test, by their SHA-256: an image keeps its split
+    when others come or go.
+
+    With labels (or a partition), an image that they do not list is refused, and so is a line without an
+    image.
+
+    Args:
+        source: Folder or archive, local or `gs://`.
+        attributes: Label file in CelebA's `.txt` or `.csv` form, instead of one found.
+        partition: Partition file, likewise.
+
+    Raises:
+        UserError: The source is missing, is empty, or its labels or partition cannot be understood.
+    """
+    root = storage.resolve(source)
+    if root.suffix.lower() in ARCHIVES:
+        if not storage.is_file(root):
+            raise UserError(f"there is no file {source}: correct the source")
+        location, folders = root, [root.parent, root.parent.parent]
+    elif not storage.is_folder(root):
+        problem = f"is not a folder or a {'/'.join(ARCHIVES)}" if storage.is_file(root) else "does not exist"
+        raise UserError(f"the source {source} {problem}: name a folder or a zip of images")
+    else:
+        location, folders = celeba.locate(root, ARCHIVES)
+    attribute_file = celeba.find_list(attributes, celeba.ATTRIBUTE_FILES, folders)
+    partition_file = celeba.find_list(partition, celeba.PARTITION_FILES, folders)
+
+    images = ARCHIVES.get(location.suffix.lower(), Folder)(str(location))
+    entries = [(name, place) for name, place in images.entries() if _is_input(name)]
+    if location in folders:  # lists are no inputs where they lie among the images, used or not
+        usual = {*celeba.ATTRIBUTE_FILES, *celeba.PARTITION_FILES}
+        used = {str(file) for file in (attribute_file, partition_file) if file}
+        entries = [each for each in entries if each[0] not in usual and str(location / each[0]) not in used]
+    if not entries:
+        raise UserError(f"{location} has no images in it: name a folder or a zip of images as the source")
+    entries = celeba.without_images_folder(entries)
+    found = Counter(name for name, _ in entries)
+    if twice := [name for name, times in found.items() if times > 1]:
+        raise UserError(
+            f"{location} has two entries named {twice[0]!r}: names have to be unique, make the archive anew"
+        )
+
+    attribute_names, labels = celeba.read_attributes(attribute_file) if attribute_file else ((), {})
+    parts = celeba.read_partition(partition_file) if partition_file else {}
+    files = ((attribute_file, labels), (partition_file, parts))
+    lists = [(file.name, lines) for file, lines in files if file]
+
+    splits: dict[str, list[Image]] = {split: [] for split in SPLITS}
+    refused = []
+    for name, place in entries:
+        if missing := [file for file, lines in lists if name not in lines]:
+            refused.append((name, f"no line in {missing[0]}"))
+        else:
+            split = SPLITS[parts[name]] if partition_file else hash_split(name)
+            splits[split].append(Image(name, labels.get(name), place))
+    listed = {name: file for file, lines in reversed(lists) for name in lines.keys() - found.keys()}
+    for name in sorted(listed):
+        refused.append((name, f"listed in {listed[name]}, but there is no such image"))
+    return Source(images, attribute_names, splits, refused)
+
+
+def hash_split(name: str) -> str:
+    """The split of an image without a partition file: train 80 %, valid 10 %, test 10 %, by SHA-256."""
+    tenth = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) * 10 >> 64
+    return SPLITS[max(0, tenth - 7)]
+
+
+def _is_input(name: str) -> bool:
+    parts = name.split("/")
+    return not any(part in _SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)

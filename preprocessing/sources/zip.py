@@ -1,0 +1,96 @@
+"""A zip of images, local or in a bucket: read where it lies, entry by entry, and trusted in nothing."""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from latentfaces.common import storage
+from latentfaces.common.errors import UserError
+from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
+
+
+class ZipEntry(NamedTuple):
+    """Where an entry's bytes are in a zip, from the zip's directory at its end."""
+
+    header: int  # offset of the local header
+    compressed: int  # bytes
+    size: int  # bytes, as declared
+    method: int
+    crc: int
+    encrypted: bool
+
+
+@dataclass(frozen=True)
+class Zip:
+    """A zip file; an image's place is its `ZipEntry`, and its name is never used as a path."""
+
+    location: str
+
+    def entries(self) -> list[tuple[str, ZipEntry]]:
+        """What the zip's directory lists, in the order of the bytes: they are then read sequentially.
+
+        Raises:
+            UserError: The file is not a zip, or a damaged one.
+        """
+        try:
+            with storage.open_for_reading(storage.resolve(self.location)) as file:
+                listed = [info for info in zipfile.ZipFile(file).filelist if not info.is_dir()]
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+            raise UserError(f"{self.location} is not a readable zip ({error}): download it again") from None
+        entries = [
+            (
+                info.filename,
+                ZipEntry(
+                    header=info.header_offset,
+                    compressed=info.compress_size,
+                    size=info.file_size,
+                    method=info.compress_type,
+                    crc=info.CRC,
+                    encrypted=bool(info.flag_bits & 0x1),
+                ),
+            )
+            for info in listed
+        ]
+        return sorted(entries, key=lambda entry: (entry[1].header, entry[0]))
+
+    def read(self, places: Iterable[ZipEntry]) -> Iterator[bytes | RefusedImage]:
+        """Reads entries through one open file."""
+        with storage.open_for_reading(storage.resolve(self.location)) as file:
+            for place in places:
+                try:
+                    content: bytes | RefusedImage = _read_entry(file, ZipEntry(*place))
+                except RefusedImage as refusal:
+                    content = refusal
+                yield content
+
+
+def _read_entry(file: BinaryIO, entry: ZipEntry) -> bytes:
+    """Reads one entry of an untrusted zip, never more bytes than the limit."""
+    if entry.encrypted:
+        raise RefusedImage("unreadable zip entry: encrypted")
+    if max(entry.size, entry.compressed) > MAX_FILE_BYTES:
+        raise RefusedImage(f"too large: {entry.size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    file.seek(entry.header)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise RefusedImage("unreadable zip entry: no header where the zip's directory says")
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    data = file.read(name_length + extra_length + entry.compressed)[name_length + extra_length :]
+    try:
+        content = _decompress(data, entry)
+    except zlib.error as error:
+        raise RefusedImage(f"unreadable zip entry: {error}") from None
+    if len(content) != entry.size or zlib.crc32(content) != entry.crc:
+        raise RefusedImage("unreadable zip entry: truncated or damaged, its checksum does not match")
+    return content
+
+
+def _decompress(data: bytes, entry: ZipEntry) -> bytes:
+    if entry.method == zipfile.ZIP_STORED:
+        return data
+    if entry.method == zipfile.ZIP_DEFLATED:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.size + 1)
+    raise RefusedImage(f"unreadable zip entry: compression method {entry.method}, only 0 and 8 are read")
