@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentfaces.common.config import TrainConfig
 from latentfaces.common.dataset import (
     VERSION,
     Dataset,
@@ -29,6 +30,7 @@ from latentfaces.common.dataset import (
     make_splits,
     write_dataset,
 )
+from latentfaces.common.models import settle
 from latentfaces.common.program import QUIET
 
 VAE = {"shape": (28, 28, 1), "examples": 60_000, "batch": 128, "log": 100, "steps": 400}
@@ -53,9 +55,8 @@ def make_dataset(folder: Path, shape: tuple[int, int, int], examples: int) -> Pa
 
 def train_command(model: str, dataset: Path, output: Path, *options: str) -> list[str]:
     """Returns the command that trains the book's model."""
-    start = "from pipelines.cli import main; main()"
     places = ["--dataset", str(dataset), "--output", str(output), "--preset", "book"]
-    return [sys.executable, "-c", start, "train", model, *places, *options]
+    return [sys.executable, "-m", "latentfaces", "train", model, *places, *options]
 
 
 def ours(model: str, dataset: Path, *options: str) -> float:
@@ -70,6 +71,11 @@ def ours(model: str, dataset: Path, *options: str) -> float:
     return (int(last["step"]) - int(first["step"])) / (float(last["seconds"]) - float(first["seconds"]))
 
 
+def books_config(model: str) -> TrainConfig:
+    """What is trained in the book."""
+    return settle(model, {"preset": "book"}, CASES[model]["shape"])
+
+
 def fresh(function: str, *arguments: object) -> float:
     """Calls a function of this file in a new process and returns the number that it prints."""
     command = [sys.executable, __file__, "--call", function, *map(str, arguments)]
@@ -78,16 +84,15 @@ def fresh(function: str, *arguments: object) -> float:
 
 
 def keras_fit(model: str, eagerly: str = "") -> float:
-    """Steps/s of the book's listing 12.26 or 12.35, of Keras' own layers, under `fit`; images in memory."""
+    """Steps/s of the book's listing 12.27 or 12.36, of Keras' own layers, under `fit`; images in memory."""
     import keras
     import tensorflow as tf
 
-    from latentfaces.components.train.config import PRESETS
-    from latentfaces.components.train.networks import build, portable
+    from latentfaces.common.models import find_model
+    from latentfaces.components.train.convolution import portable
 
     case = CASES[model]
-    latents = PRESETS[model]["book"].latent_dim
-    networks = [portable(network) for network in build(model, "book", case["shape"], latents).values()]
+    networks = [portable(network) for network in find_model(model)(books_config(model)).networks.values()]
     count = case["batch"] * (case["steps"] // 4 if eagerly else case["steps"])
     images = np.random.default_rng(0).random((count, *case["shape"]), np.float32)
     if model == "vae":
@@ -200,7 +205,7 @@ def gan_step_operations() -> float:
     """Floating-point operations of the products in one step of the book's GAN: two for each multiply-add."""
     import keras
 
-    from latentfaces.components.train import networks
+    from latentfaces.components.train.models import dcgan
 
     def forward(network: keras.Model) -> float:
         total = 0
@@ -213,25 +218,26 @@ def gan_step_operations() -> float:
                 total += 2 * np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:3])
         return float(total)
 
-    generator = forward(networks.book_generator(GAN["shape"], 128))
-    discriminator = forward(networks.book_discriminator(GAN["shape"]))
+    generator = forward(dcgan.book_generator(GAN["shape"], 128))
+    discriminator = forward(dcgan.book_discriminator(GAN["shape"]))
     # Backwards, a layer costs as much again for its input's gradients, and once more for its weights'.
     # The discriminator learns from fakes and reals; the generator's step needs no gradients of its weights.
     return GAN["batch"] * (generator + 2 * 3 * discriminator + 3 * generator + 2 * discriminator)
 
 
-def input_alone(dataset: str, workers: str) -> float:
+def input_alone(folder: str, workers: str) -> float:
     """Images/s of worker 0's share of the batches of 64x64x3, shuffled, nothing done with them."""
     import tensorflow as tf
 
     from latentfaces.common.dataset import read_dataset
-    from latentfaces.components.train.input import batches, open_split
+    from latentfaces.common.examples import open_split
+    from latentfaces.components.train.batches import batches
 
-    facts = read_dataset(dataset)
+    dataset = read_dataset(folder)
     count, batch, steps = int(workers), 256, 400
     elements = batches(
-        open_split(dataset, facts, "train"),
-        facts.image_shape,
+        open_split(folder, dataset, "train"),
+        dataset.image_shape,
         seed=0,
         first_step=0,
         global_batch_size=batch * count,
@@ -247,15 +253,12 @@ def input_alone(dataset: str, workers: str) -> float:
 
 def checkpoint_seconds() -> float:
     """Seconds to save a checkpoint of the book's GAN with its optimizers in a local folder."""
+    from latentfaces.common.models import find_model
     from latentfaces.components.train.checkpoints import Checkpoints
-    from latentfaces.components.train.config import PRESETS, TrainConfig
-    from latentfaces.components.train.gan import GAN as Task
 
-    task = Task(
-        TrainConfig(**vars(PRESETS["gan"]["book"]), model="gan", preset="book", image_shape=GAN["shape"])
-    )
+    model = find_model("gan")(books_config("gan"))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), task.state)
+        checkpoints = Checkpoints(Path(folder), model.state)
         times = []
         for step in range(5):
             started = time.perf_counter()
@@ -304,8 +307,8 @@ def recovery_seconds(dataset: Path) -> float:
                 time.sleep(0.01)
             processes = subprocess.check_output(["ps", "-eo", "pid,ppid,args"], text=True).splitlines()[1:]
             table = [line.split(None, 2) for line in processes]
-            member = next(pid for pid, ppid, args in table if int(ppid) == run.pid and "member 1 " in args)
-            os.kill(int(next(pid for pid, ppid, _ in table if ppid == member)), signal.SIGKILL)
+            agent = next(pid for pid, ppid, args in table if int(ppid) == run.pid and "agent 1 " in args)
+            os.kill(int(next(pid for pid, ppid, _ in table if ppid == agent)), signal.SIGKILL)
             killed, step = time.perf_counter(), newest() + 20  # one may just be written
             while newest() <= step:
                 time.sleep(0.01)
