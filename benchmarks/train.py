@@ -305,7 +305,7 @@ def recovery_seconds(dataset: Path) -> float:
         try:
             while newest() < 100:
                 time.sleep(0.01)
-            processes = subprocess.check_output(["ps", "-eo", "pid,ppid,args"], text=True).splitlines()[1:]
+            processes = subprocess.check_output(["ps", "-wweo", "pid,ppid,args"], text=True).splitlines()[1:]
             table = [line.split(None, 2) for line in processes]
             agent = next(pid for pid, ppid, args in table if int(ppid) == run.pid and "agent 1 " in args)
             os.kill(int(next(pid for pid, ppid, _ in table if ppid == agent)), signal.SIGKILL)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 from dataclasses import dataclass
 
 from latentfaces.common.errors import UserError
@@ -45,7 +47,11 @@ class TrainConfig:
     steps: int = option(0, help="Training steps, instead of epochs.", minimum=0)
     batch_size: int = option(0, help="Images a step over all workers; 0 for the preset's.", minimum=0)
     seed: int = option(
-        0, help="Of all random numbers: the same seed gives the same result.", minimum=0, shared=True
+        0,
+        help="Of all random numbers: the same seed gives the same result.",
+        minimum=0,
+        maximum=math.inf,
+        shared=True,
     )
     precision: str = option(
         "float32", help=f"One of {', '.join(PRECISIONS)}.", choices=PRECISIONS, shared=True
@@ -62,6 +68,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""
         check(self)
+
+    @property
+    def short_seed(self) -> int:
+        """The seed as Keras takes it, below 2**32; a larger one, such as a time stamp, is hashed to one."""
+        if self.seed < 2**32:
+            return self.seed
+        return int.from_bytes(hashlib.sha256(str(self.seed).encode()).digest()[:4])
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON."""
@@ -82,7 +95,7 @@ class RunOptions:
     log_steps: int = option(50, help="Steps between two rows of history.csv.", minimum=1)
     checkpoint_steps: int = option(1000, help="Steps between two checkpoints.", minimum=1)
     checkpoint_minutes: float = option(
-        0.0, help="Minutes after which a checkpoint is written in between; 0 for never.", minimum=0
+        2.0, help="Minutes after which a checkpoint is written in between; 0 for never.", minimum=0
     )
     max_restarts: int = option(
         3, help="How often to go on from the last checkpoint when a worker is lost.", minimum=0

@@ -8,10 +8,11 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NoReturn, Self
 
 import google_crc32c
 
@@ -21,6 +22,14 @@ from latentfaces.common.storage import AnyPath
 
 VERSION = 1
 SPLITS = ("train", "valid", "test")
+MAX_SIDE = 4096  # pixels: of an image's height and width
+
+# What a description may hold; it comes from anywhere, and is believed in nothing.
+_MAX_BYTES = 64 << 20
+_MAX_NUMBER = 1 << 53  # which any program reads exactly
+_MAX_ATTRIBUTES = 10_000
+_MAX_NAME = 200  # characters of an attribute's name
+_MAX_SOURCE = 100_000  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,50 +77,157 @@ class Dataset:
         return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
 
-def shard_name(split: str, index: int, shards: int) -> str:
-    """The file name of a split's shard `index` of `shards`."""
-    return f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
+def shard_name(split: str, index: int, shards: int, sha256: str = "") -> str:
+    """The file name of a split's shard `index` of `shards`; with its checksum, a name that no other has.
+
+    The shards of a new data set therefore lie beside those of the one that it is to replace.
+    """
+    name = f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
+    return add_checksum(name, sha256) if sha256 else name
+
+
+def add_checksum(name: str, sha256: str) -> str:
+    """Makes a shard's name one that no shard of other content has."""
+    return f"{name.removesuffix('.tfrecord')}-{sha256[:16]}.tfrecord"
+
+
+def printable(text: str) -> str:
+    """Returns a text as it can be stored and shown anywhere; what can't, a path may hold it, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def encode_dataset(dataset: Dataset) -> bytes:
+    """Returns the content of `dataset.json`."""
+    return (json.dumps(dataclasses.asdict(dataset), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def write_dataset(folder: str | AnyPath, dataset: Dataset) -> None:
     """Writes `dataset.json`, all or nothing: the last step of making a data set."""
-    text = json.dumps(dataclasses.asdict(dataset), indent=2, ensure_ascii=False) + "\n"
-    storage.write(storage.resolve(folder) / "dataset.json", text.encode())
+    storage.write(storage.resolve(folder) / "dataset.json", encode_dataset(dataset))
 
 
 def read_dataset(folder: str | AnyPath) -> Dataset:
-    """Reads a data set's `dataset.json`.
+    """Reads a data set's `dataset.json`, which may come from anywhere: what is not as we write it is refused.
 
     Raises:
         UserError: There is none, or it is not one of ours.
     """
     path = storage.resolve(folder) / "dataset.json"
     try:
-        content = json.loads(storage.read(path))
-        if content["version"] != VERSION:
-            raise UserError(
-                f"{path} is of version {content['version']}, and this program reads version {VERSION}: "
-                "make the data set again with preprocess"
-            )
-        return Dataset(
-            image_shape=tuple(content["image_shape"]),
-            attribute_names=tuple(content["attribute_names"]),
-            splits={
-                name: Split(split["examples"], tuple(Shard(**shard) for shard in split["shards"]))
-                for name, split in content["splits"].items()
-            },
-            rejected=content["rejected"],
-            source=content["source"],
-            version=content["version"],
-        )
+        text = storage.read(path, length=_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+        return _decode(json.loads(text, parse_constant=_refuse_constant))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} is not a finished data set, it has no dataset.json: make one with preprocess"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except _OtherVersion as error:
+        raise UserError(
+            f"{path} is of version {error}, and this program reads version {VERSION}: "
+            "make the data set again with preprocess"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it again with preprocess") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a data set's description ({error}): make it again with preprocess"
         ) from None
+
+
+class _OtherVersion(Exception):
+    """The description is of another version of the format."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _decode(content: Any) -> Dataset:
+    """Makes a `Dataset` of what a description holds; raises `ValueError` where we would not write that."""
+    version = _number(_field(content, "version"), "version")
+    if version != VERSION:
+        raise _OtherVersion(version)
+    shape = _list(_field(content, "image_shape"), "image_shape", 3)
+    height, width, channels = (_number(side, "image_shape", least=1, most=MAX_SIDE) for side in shape)
+    if channels not in (1, 3):
+        raise ValueError("image_shape does not end in 1 or 3 channels")
+    names = tuple(_list(_field(content, "attribute_names"), "attribute_names"))
+    check_attribute_names(names)
+    splits = _field(content, "splits")
+    if not isinstance(splits, dict) or set(splits) != set(SPLITS):
+        raise ValueError(f"splits are not {', '.join(SPLITS)}")
+    return Dataset(
+        image_shape=(height, width, channels),
+        attribute_names=names,
+        splits={name: _decode_split(name, splits[name], height * width * channels) for name in SPLITS},
+        rejected=_number(_field(content, "rejected"), "rejected"),
+        source=_text(_field(content, "source"), "source", _MAX_SOURCE),
+        version=version,
+    )
+
+
+def _decode_split(name: str, content: Any, image_bytes: int) -> Split:
+    listed = _list(_field(content, "shards"), f"the shards of {name}")
+    shards = []
+    for index, each in enumerate(listed):
+        shard = Shard(
+            name=_text(_field(each, "name"), "a shard's name", 100),
+            examples=_number(_field(each, "examples"), "examples"),
+            bytes=_number(_field(each, "bytes"), "bytes"),
+            sha256=_text(_field(each, "sha256"), "sha256", 64),
+        )
+        if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+            raise ValueError("sha256 is not one")
+        plain = shard_name(name, index, len(listed))
+        if shard.name not in (plain, shard_name(name, index, len(listed), shard.sha256)):
+            raise ValueError(f"a shard's name is not {plain} or that with the first of its sha256")
+        if shard.bytes < shard.examples * image_bytes or (shard.bytes > 0) != (shard.examples > 0):
+            raise ValueError(f"{shard.name} cannot hold {shard.examples} images in {shard.bytes} bytes")
+        shards.append(shard)
+    examples = _number(_field(content, "examples"), "examples")
+    if examples != sum(shard.examples for shard in shards):
+        raise ValueError(f"the examples of {name} are not those of its shards")
+    return Split(examples, tuple(shards))
+
+
+def _field(content: Any, name: str) -> Any:
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(f"{name} is missing")
+    return content[name]
+
+
+def _list(value: Any, what: str, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise ValueError(f"{what} is not a list" + (f" of {length}" if length else ""))
+    return value
+
+
+def _number(value: Any, what: str, least: int = 0, most: int = _MAX_NUMBER) -> int:
+    if type(value) is not int or not least <= value <= most:  # a bool is an int
+        raise ValueError(f"{what} is not a whole number from {least} to {most}")
+    return value
+
+
+def _text(value: Any, what: str, most: int) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > most:
+        raise ValueError(f"{what} is not a text of at most {most} printable characters")
+    return value
+
+
+def check_attribute_names(names: Sequence[Any]) -> None:
+    """Checks that attributes have names that can be shown anywhere, each its own.
+
+    Raises:
+        ValueError: they don't.
+    """
+    if len(names) > _MAX_ATTRIBUTES:
+        raise ValueError(f"there are more than {_MAX_ATTRIBUTES:,} attributes")
+    for name in names:
+        if not _text(name, "an attribute's name", _MAX_NAME):
+            raise ValueError("an attribute has no name")
+    if len(set(names)) != len(names):
+        raise ValueError("two attributes have the same name")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -155,9 +271,14 @@ def encode_example(image: bytes, filename: str, attributes: bytes | None) -> byt
     return b"".join((_header(1, sum(map(len, features))), *features))
 
 
-def _masked_crc(data: bytes) -> bytes:
-    """TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant; little-endian."""
-    crc = google_crc32c.value(data)
+def masked_crc(data: bytes, before: int = 0) -> bytes:
+    """TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant; little-endian.
+
+    Args:
+        data: what it is of, or the last piece of that.
+        before: the CRC-32C of the pieces before.
+    """
+    crc = google_crc32c.extend(before, data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
@@ -184,7 +305,7 @@ class ShardWriter:
     def write(self, record: bytes) -> None:
         """Appends a record: length, its checksum, content, its checksum."""
         length = struct.pack("<Q", len(record))
-        framed = b"".join((length, _masked_crc(length), record, _masked_crc(record)))
+        framed = b"".join((length, masked_crc(length), record, masked_crc(record)))
         self._file.write(framed)
         self._sha256.update(framed)
         self._examples += 1

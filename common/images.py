@@ -2,6 +2,8 @@
 
 import numpy as np
 
+AT_ONCE = 1 << 23  # numbers in double precision
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Returns images, uint8 or floats in [0, 1], as uint8."""
@@ -24,9 +26,14 @@ def diversity(images: np.ndarray) -> float:
     """
     if len(images) < 2:
         return 0.0
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    flat -= flat.mean(axis=0)
-    squares = np.sum(np.square(flat), axis=1)
-    distances = np.maximum(squares[:, None] + squares[None] - 2 * flat @ flat.T, 0)
+    flat = images.reshape(len(images), -1)
+    squares, products = np.zeros(len(flat)), np.zeros((len(flat), len(flat)))
+    step = max(1, AT_ONCE // len(flat))
+    for start in range(0, flat.shape[1], step):
+        part = flat[:, start : start + step].astype(np.float64)
+        part -= part.mean(axis=0)
+        squares += np.sum(np.square(part), axis=1)
+        products += part @ part.T
+    distances = np.maximum(squares[:, None] + squares[None] - 2 * products, 0)
     pairs = np.triu_indices(len(flat), 1)
     return float(np.mean(np.sqrt(distances[pairs] / flat.shape[1])))

@@ -1,31 +1,108 @@
-"""The model folder's format: `config.json`, `history.csv` and the networks, which are written last."""
+"""The model folder's format: `config.json`, `history.csv` and the networks, which are written last.
+
+A model folder may come from anywhere: what is read here is checked, and what is wrong told in a sentence.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import zipfile
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from latentfaces.common import storage
 from latentfaces.common.config import TrainConfig
+from latentfaces.common.dataset import printable
+from latentfaces.common.errors import UserError
 from latentfaces.common.models import config_from_json, find_model
 from latentfaces.common.storage import AnyPath
 
+LARGEST_NETWORK = 1 << 30  # bytes of a `.keras` file
+LONGEST_TEXT = 16 << 20  # bytes of `history.csv` or `config.json`
+_MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
+
 
 def read_config(folder: AnyPath) -> TrainConfig:
-    """Returns the configuration of the run in a model folder; raises as `config_from_json` does."""
-    return config_from_json(storage.read(folder / "config.json").decode())
+    """Returns the configuration of the run in a model folder.
+
+    Raises:
+        UserError: if there is none, or it is not one of this version.
+    """
+    file = folder / "config.json"
+    try:
+        config = config_from_json(read_text(file))
+        for name, kind in get_type_hints(type(config)).items():
+            if not _is_a(kind, getattr(config, name)):
+                raise ValueError(f"{name} is of another type")
+        return config
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, UserError) as error:
+        raise UserError(
+            f"{file} does not describe a run of this version ({brief(error)}): train in another folder"
+        ) from None
 
 
 def read_history(folder: AnyPath) -> list[dict[str, str]]:
-    """Returns the rows of `history.csv` in a model folder, or none where there is none."""
+    """Returns the rows of `history.csv` in a model folder, or none where there is none.
+
+    Raises:
+        UserError: if it is cut, or does not hold a step and numbers in every row.
+    """
     file = folder / "history.csv"
-    return list(csv.DictReader(io.StringIO(file.read_text()))) if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        text = read_text(file)
+        if text and not text.endswith("\n"):
+            raise ValueError("the last line is cut")
+        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError("a row has another length than the first")
+            if not 0 <= int(row["step"]) < 1 << 53:
+                raise ValueError("a step is out of bounds")
+            for value in row.values():
+                float(value or "nan")
+        return rows
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(
+            f"{file} is damaged ({brief(error)}): remove it, and go on without the losses so far"
+        ) from None
+
+
+def read_network(file: AnyPath) -> bytes:
+    """Returns a `.keras` file that is whole, and takes no more memory than its size when it is unpacked.
+
+    Raises:
+        OSError: if there is none, or it can't be read.
+        zipfile.BadZipFile: if it is empty, cut, damaged, or has other members than Keras writes.
+    """
+    data = storage.read(file, 0, LARGEST_NETWORK + 1)
+    try:
+        if len(data) > LARGEST_NETWORK:
+            raise ValueError(f"it is larger than {LARGEST_NETWORK:,} bytes")
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        members = archive.infolist()
+        if sorted(member.filename for member in members) != _MEMBERS:
+            raise ValueError(f"its members are not {', '.join(_MEMBERS)}")
+        if sum(member.file_size for member in members) > len(data):  # Keras compresses nothing; bombs do
+            raise ValueError("it is larger when it is unpacked")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+        return data
+    except Exception as error:  # damaged bytes make the module raise many kinds
+        raise zipfile.BadZipFile(brief(error)) from None
 
 
 def is_finished(folder: AnyPath, config: TrainConfig) -> bool:
-    """Whether the networks, which are written last, are there."""
-    return all((folder / f"{name}.keras").exists() for name in find_model(config.model).network_names)
+    """Whether the networks, which are written last, are there and whole."""
+    try:
+        for name in find_model(config.model).network_names:
+            read_network(folder / f"{name}.keras")
+        return True
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def copy_model(model: str, folder: str, target: str) -> None:
@@ -40,3 +117,24 @@ def copy_model(model: str, folder: str, target: str) -> None:
     networks = (f"{name}.keras" for name in find_model(model).network_names)
     for name in ("config.json", "history.csv", *networks):
         storage.write(Path(target) / name, storage.read(source / name))
+
+
+def read_text(file: AnyPath) -> str:
+    """Returns a text of no great length; raises `OSError` or `ValueError`."""
+    data = storage.read(file, 0, LONGEST_TEXT + 1)
+    if len(data) > LONGEST_TEXT:
+        raise ValueError(f"it is longer than {LONGEST_TEXT:,} bytes")
+    return data.decode()
+
+
+def brief(error: Exception) -> str:
+    """Returns the beginning of what an error says of a file that may be anyone's."""
+    return printable(str(error).strip().split("\n")[0][:200])
+
+
+def _is_a(kind: Any, value: object) -> bool:
+    if kinds := get_args(kind):
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, kinds, value))
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is kind

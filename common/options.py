@@ -46,7 +46,7 @@ class Option:
             raise UserError(f"{flag} {value} is unknown: choose one of {', '.join(map(str, self.choices))}")
         if isinstance(value, int | float) and not self.minimum <= value <= self.maximum:
             bounds = f"at least {self.minimum:g}"
-            if self.maximum != MOST:
+            if self.maximum not in (MOST, math.inf):
                 bounds = f"between {self.minimum:g} and {self.maximum:g}"
             raise UserError(f"{flag} {value} is out of bounds: it has to be {bounds}")
 

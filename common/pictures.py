@@ -8,14 +8,14 @@ from PIL import Image
 from latentfaces.common.images import to_uint8
 
 _CELL = 96  # pixels; what small images are enlarged to at least
-_SMALL = 64  # pixels; larger images are shown as they are
+_SMALL, _LARGE = 64, 256  # pixels; images between these are shown as they are, larger ones reduced
 
 
 def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> Image.Image:
     """Sets images out in rows and columns.
 
     Images of at most 64 pixels are enlarged by a whole factor with Lanczos' filter, which shows a face of
-    32x32 as a face where repeated pixels show squares.
+    32x32 as a face where repeated pixels show squares. Those of more than 256 are reduced to that.
 
     Args:
         images: [R, C, height, width, 1 or 3]; uint8, or floats in [0, 1].
@@ -28,9 +28,9 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
     rows, columns, height, width, channels = images.shape
     pixels = to_uint8(images)
     size = max(height, width)
-    factor = -(-_CELL // size) if size <= _SMALL and not tight else 1
+    factor = -(-_CELL // size) if size <= _SMALL and not tight else min(1, _LARGE / size)
     gap = 0 if tight else 4
-    cell_height, cell_width = height * factor, width * factor
+    cell_height, cell_width = round(height * factor), round(width * factor)
     group_gap = 2 * gap if rows_in_group > 1 else 0
     tops = [row * (cell_height + gap) + row // rows_in_group * group_gap for row in range(rows)]
     sheet = Image.new("RGBA", (columns * (cell_width + gap) - gap, tops[-1] + cell_height))

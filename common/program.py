@@ -18,19 +18,30 @@ TIME_FORMAT = "%H:%M:%S"
 # A user sees our lines, not those of TensorFlow and gRPC; processes that we start inherit this.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
 
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
 # What TensorFlow's libraries say before they know of log levels; fatal messages (F0000) are not among it.
 _GREETINGS = r"^(WARNING: All log messages before absl|[IWE][0-9]{4} |To enable the following instructions: )"
 
-# Names a file for a program's last words; who started it may read there why it failed.
-TERMINATION_LOG = "LATENTFACES_TERMINATION_LOG"
+# Names a file, in which who started a program may read why it failed: the exit status and the sentence.
+# Without it, Kubernetes reads the sentence from its own.
+LAST_WORDS = "LATENTFACES_LAST_WORDS"
+_TERMINATION_LOG = "/dev/termination-log"
 
 logger = logging.getLogger(__name__)
 
 
 def start_logging() -> None:
-    """Sends our own lines to standard error, and of other libraries' only errors."""
+    """Sends our own lines to standard error, and of other libraries' only errors.
+
+    Processes that this one starts import nothing from the working directory, which may be a downloaded
+    folder, and no traffic to this machine goes to a proxy.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    hosts = [*f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}".split(","), *THIS_MACHINE]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, hosts)))
     logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT, datefmt=TIME_FORMAT, force=True)
     logging.getLogger("latentfaces").setLevel(logging.INFO)
     # Importing Beam warns, through the root logger, that a BigQuery client is missing; nothing here uses it.
@@ -47,15 +58,23 @@ def reporting() -> Iterator[None]:
         logger.error("error: %s", error)
         status = 2 if isinstance(error, UserError) else 1
         with contextlib.suppress(OSError):
-            Path(os.environ.get(TERMINATION_LOG, os.devnull)).write_text(f"{error} (exit status {status})")
+            if LAST_WORDS in os.environ:
+                Path(os.environ[LAST_WORDS]).write_text(f"{status} {error}")
+            elif "KUBERNETES_SERVICE_HOST" in os.environ:
+                Path(_TERMINATION_LOG).write_text(str(error))
         sys.exit(status)
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its libraries' greetings, which they write whatever the log level.
+    """Imports TensorFlow and Keras without their libraries' greetings, which come whatever the log level.
 
     What else is written meanwhile, such as the last words of a crash, is shown: another process filters it.
+    Keras is set up as we need it, whatever environment and `~/.keras/keras.json` say.
+
+    Raises:
+        UserError: if this process has imported Keras with another backend.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     saved = os.dup(2)
     try:
@@ -64,9 +83,17 @@ def import_tensorflow() -> None:
             os.dup2(filtering.stdin.fileno(), 2)
             filtering.stdin.close()
             try:
+                import keras
                 import tensorflow  # noqa: F401
             finally:
                 os.dup2(saved, 2)
     finally:
         os.close(saved)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if keras.config.backend() != "tensorflow":
+        raise UserError(
+            f"Keras was imported with the backend {keras.config.backend()}: set KERAS_BACKEND=tensorflow"
+        )
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)

@@ -1,13 +1,15 @@
 """Local folders and `gs://` buckets behind one path object, with the few operations a large job needs."""
 
+import contextlib
 import errno
 import functools
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import requests
 from cloudpathlib import GSClient, GSPath
@@ -27,6 +29,15 @@ TIMEOUT = (5.0, float(os.environ.get("LATENTFACES_STORAGE_TIMEOUT", "30")))
 RETRY = DEFAULT_RETRY.with_delay(initial=0.2, maximum=10.0).with_timeout(180.0)
 
 SEQUENTIAL_READ = 16 << 20  # bytes asked for at once when a long object is read from a bucket
+
+# As which kind a browser gets an object of a bucket; everything else is bytes.
+_CONTENT_TYPES = {
+    ".csv": "text/csv",
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
+}
 
 _UNREACHABLE = (google_exceptions.RetryError, requests.ConnectionError, auth_exceptions.TransportError)
 
@@ -70,14 +81,14 @@ def resolve(uri: str | AnyPath) -> AnyPath:
         A `pathlib.Path`, or a `cloudpathlib.GSPath`, which has the same methods.
 
     Raises:
-        UserError: The scheme is neither local nor `gs://`, or the bucket does not exist or cannot be read
-            (asked once per bucket and process).
+        UserError: The scheme is neither local nor `gs://`, the bucket does not exist or cannot be read (asked
+            once per bucket and process), or `~` is no one's home.
     """
     if isinstance(uri, GSPath):
         _require_bucket(uri.bucket)
         return uri
     if isinstance(uri, Path):
-        return uri
+        return _expand(uri)
     uri = str(uri)
     if uri.startswith("gs://"):
         path = _client().CloudPath(uri)
@@ -89,7 +100,14 @@ def resolve(uri: str | AnyPath) -> AnyPath:
         return Path(uri.removeprefix("file://"))
     if "://" in uri:
         raise UserError(f"{uri} cannot be read: use a local path or gs://bucket/path")
-    return Path(uri).expanduser()
+    return _expand(Path(uri))
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} names no one's home folder: write the path from / on") from None
 
 
 def _blob(path: GSPath, chunk_size: int | None = None) -> Blob:
@@ -141,39 +159,141 @@ def open_for_reading(path: AnyPath) -> BinaryIO:
     return _blob(path).open("rb", chunk_size=SEQUENTIAL_READ, timeout=TIMEOUT, retry=RETRY)
 
 
+def _content_type(target: GSPath) -> str:
+    return _CONTENT_TYPES.get(target.suffix.lower(), "application/octet-stream")
+
+
 def publish(local_file: Path, target: AnyPath) -> None:
     """Moves a finished local file to `target`: readers see the old content or the new, never a part.
 
-    Locally `local_file` must be on the target's file system.
+    Locally `local_file` must be on the target's file system. What has been published is still there after a
+    power cut.
     """
     if isinstance(target, Path):
+        _sync(local_file)
         os.replace(local_file, target)
+        _sync(target.parent)
     else:
         _blob(target).upload_from_filename(
-            str(local_file), content_type="application/octet-stream", timeout=TIMEOUT, retry=RETRY
+            str(local_file), content_type=_content_type(target), timeout=TIMEOUT, retry=RETRY
         )
         local_file.unlink()
 
 
 def write(target: AnyPath, data: bytes) -> None:
-    """Writes a small file, all or nothing."""
+    """Writes a small file, all or nothing; it is still there after a power cut."""
     if isinstance(target, Path):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, target)
+            publish(Path(name), target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     else:
         _blob(target).upload_from_string(
-            data, content_type="application/octet-stream", timeout=TIMEOUT, retry=RETRY
+            data, content_type=_content_type(target), timeout=TIMEOUT, retry=RETRY
         )
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Gives a file its place in the same file system or service; in a bucket the source stays, too.
+
+    Locally, `sync` of the target's folder makes that last through a power cut.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if not (isinstance(source, GSPath) and isinstance(target, GSPath)):
+        os.replace(source, target)
+        return
+    blob, old = _blob(target), _blob(source)
+    blob.content_type = _content_type(target)
+    try:
+        token, _, _ = blob.rewrite(old, timeout=TIMEOUT, retry=RETRY)
+        while token:
+            token, _, _ = blob.rewrite(old, token=token, timeout=TIMEOUT, retry=RETRY)
+    except google_exceptions.NotFound:
+        raise FileNotFoundError(errno.ENOENT, "no such object", str(source)) from None
+
+
+def sync(folder: AnyPath) -> None:
+    """Makes what was moved into a folder, or out of it, last through a power cut."""
+    if isinstance(folder, Path):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network file systems don't sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class ChangedError(Exception):
+    """An object of a bucket is not, or no longer, of the generation that the caller had seen."""
+
+
+class Version(NamedTuple):
+    """An object's state in a bucket: its generation, when it was written (by the service), and by whom."""
+
+    generation: int
+    updated: datetime
+    writer: str
+
+
+def version(path: GSPath) -> Version | None:
+    """Returns the state of an object in a bucket, or None where there is none."""
+    blob = _blob(path)
+    try:
+        blob.reload(timeout=TIMEOUT, retry=RETRY)
+    except google_exceptions.NotFound:
+        return None
+    return _version(blob)
+
+
+def _version(blob: Blob) -> Version:
+    return Version(int(blob.generation), blob.updated, (blob.metadata or {}).get("writer", ""))
+
+
+def replace(
+    path: GSPath, data: bytes, generation: int | None, writer: str, seconds: float = 180.0
+) -> Version:
+    """Writes an object of a bucket if it still is of the generation that one has seen.
+
+    Args:
+        path: the object.
+        data: what it is to hold.
+        generation: its present one; 0 where there must be no such object, None to write in any case.
+        writer: a name that no one else has; it is kept with the object, in its metadata.
+        seconds: for how long a service that fails is asked again.
+
+    Raises:
+        ChangedError: the object is of another generation.
+    """
+    blob = _blob(path)
+    blob.metadata = {"writer": writer}
+    try:
+        blob.upload_from_string(
+            data,
+            content_type=_content_type(path),
+            if_generation_match=generation,
+            timeout=TIMEOUT,
+            retry=RETRY.with_timeout(seconds),
+        )
+    except google_exceptions.PreconditionFailed:
+        # If an answer was lost, the second try meets what the first has written.
+        if (found := version(path)) and found.writer == writer and found.generation != generation:
+            return found
+        raise ChangedError(str(path)) from None
+    return _version(blob)
 
 
 @functools.cache
@@ -187,7 +307,8 @@ def _umask() -> int:
 def list_files(folder: AnyPath) -> Iterator[str]:
     """Yields the names of all files below `folder`, relative to it, with forward slashes, in no set order.
 
-    Links to files are followed, links to folders are not, so that a loop cannot be entered.
+    Links to files are followed, links to folders are not, so that a loop cannot be entered. `join` makes a
+    path of a name.
     """
     if isinstance(folder, Path):
         for parent, _, names in os.walk(folder):
@@ -203,6 +324,41 @@ def list_files(folder: AnyPath) -> Iterator[str]:
         for blob in blobs:
             if not blob.name.endswith("/"):  # what some tools store in place of a folder
                 yield blob.name[len(prefix) :]
+
+
+class Entry(NamedTuple):
+    """What lies in a folder: its name, whether it is a folder itself, and an object's generation."""
+
+    name: str
+    is_folder: bool
+    generation: int | None
+
+
+def entries(folder: AnyPath) -> list[Entry]:
+    """Returns what lies in a folder, not what lies in folders in it; nothing where there is no folder."""
+    if isinstance(folder, Path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+            return [Entry(each.name, each.is_dir(follow_symlinks=False), None) for each in found]
+        return []
+    prefix = folder.blob.rstrip("/") + "/" if folder.blob else ""
+    blobs = _client().client.list_blobs(
+        folder.bucket,
+        prefix=prefix,
+        delimiter="/",
+        fields="items(name,generation),prefixes,nextPageToken",
+        timeout=TIMEOUT,
+        retry=RETRY,
+    )
+    files = [Entry(blob.name[len(prefix) :], False, int(blob.generation)) for blob in blobs]
+    folders = [Entry(name[len(prefix) : -1], True, None) for name in blobs.prefixes]
+    return [entry for entry in (*files, *folders) if entry.name]  # some tools store an object as a folder
+
+
+def join(folder: AnyPath, name: str) -> AnyPath:
+    """Returns the path of a file that `list_files` names; in a bucket, names may hold `//`, `.` and `..`."""
+    if isinstance(folder, Path):
+        return folder / name
+    return _client().CloudPath(f"{str(folder).rstrip('/')}/{name}")
 
 
 def is_file(path: AnyPath) -> bool:
@@ -223,15 +379,13 @@ def is_folder(path: AnyPath) -> bool:
     return next(iter(blobs), None) is not None
 
 
-def delete(path: AnyPath) -> None:
-    """Deletes a file if it is there."""
+def delete(path: AnyPath, generation: int | None = None) -> None:
+    """Deletes a file if it is there and, in a bucket, of that generation where one is given."""
     if isinstance(path, Path):
         path.unlink(missing_ok=True)
     else:
-        try:
-            _blob(path).delete(timeout=TIMEOUT, retry=RETRY)
-        except google_exceptions.NotFound:
-            pass
+        with contextlib.suppress(google_exceptions.NotFound, google_exceptions.PreconditionFailed):
+            _blob(path).delete(if_generation_match=generation, timeout=TIMEOUT, retry=RETRY)
 
 
 def check_writable(output: str) -> None:

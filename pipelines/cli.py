@@ -35,6 +35,16 @@ Source = Annotated[
 ]
 DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `preprocess`; local or gs://.")]
 
+
+def _local(text: str) -> Path:
+    """Parses a path on this machine."""
+    if "://" in text:
+        raise typer.BadParameter(f"{text} is not on this machine: give a local path")
+    return Path(text).expanduser()
+
+
+LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=_local)]
+
 DEMO_FACES = 3000
 DEMO_PARAMETERS = {"image_size": 32, "vae_preset": "small", "gan_preset": "small", "workers": 2}
 
@@ -59,7 +69,7 @@ def takes(options: Iterable[inspect.Parameter]) -> Callable[[Callable[..., None]
 
 
 @app.command()
-def demo(output: Annotated[Path, typer.Option(help="A local folder.")] = Path("runs/demo")) -> None:
+def demo(output: LocalPath = Path("runs/demo")) -> None:
     """Run the whole pipeline on drawn faces, with two workers: about five minutes on two cores."""
     from latentfaces.preprocessing.drawn_faces import synthesize
 
@@ -71,7 +81,7 @@ def demo(output: Annotated[Path, typer.Option(help="A local folder.")] = Path("r
 
 @app.command("synthesize")
 def synthesize_command(
-    output: Annotated[Path, typer.Option(help="A local folder, new or empty.")],
+    output: Annotated[Path, typer.Option(help="A local folder, new or empty.", parser=_local)],
     count: Annotated[int, typer.Option(help="How many faces.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same faces.")] = 0,
 ) -> None:
@@ -148,7 +158,9 @@ def evaluate(
 @app.command()
 def run(
     source: Source,
-    root: Annotated[Path, typer.Option(help="Local folder for the data set, the models and the logs.")],
+    root: Annotated[
+        Path, typer.Option(help="Local folder for the data set, the models and the logs.", parser=_local)
+    ],
     destination: Annotated[
         str | None, typer.Option(help="Folder for the evaluation, local or gs://; by default in the root.")
     ] = None,
@@ -163,7 +175,7 @@ def run(
 
 @app.command("compile")
 def compile_command(
-    output: Annotated[Path, typer.Option(help="A .yaml file.")],
+    output: Annotated[Path, typer.Option(help="A local .yaml file.", parser=_local)],
     image: Annotated[str | None, typer.Option(help="Container image of every component.")] = None,
 ) -> None:
     """Write the pipeline's IR, ready for a Kubeflow cluster."""

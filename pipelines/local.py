@@ -16,7 +16,7 @@ from kfp import local
 
 from latentfaces.common import storage
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.common.program import TERMINATION_LOG
+from latentfaces.common.program import LAST_WORDS
 from latentfaces.pipelines.faces import faces_pipeline
 
 _OUR_LINE = re.compile(r"\d\d:\d\d:\d\d latentfaces: .*")
@@ -57,7 +57,7 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     log.parent.mkdir(parents=True, exist_ok=True)
     last_words = log.with_name("last_words.txt")
-    os.environ[TERMINATION_LOG] = str(last_words)
+    os.environ[LAST_WORDS] = str(last_words)
     with log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
         handler = logging.StreamHandler(file)
         logging.getLogger().addHandler(handler)
@@ -70,9 +70,11 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
             )
             return faces_pipeline()(**arguments).output
         except RuntimeError:
-            sentence = last_words.read_text() if last_words.exists() else "a step failed"
+            words = last_words.read_text() if last_words.exists() else "1 a step failed"
+            status, _, sentence = words.partition(" ")
             message = f"{sentence}; all that the steps printed is in {log}"
-            raise (UserError if "(exit status 2)" in sentence else RunError)(message) from None
+            raise (UserError if status == "2" else RunError)(message) from None
         finally:
             logging.getLogger().removeHandler(handler)
             last_words.unlink(missing_ok=True)
+            del os.environ[LAST_WORDS]

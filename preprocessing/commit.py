@@ -1,25 +1,56 @@
-"""The output folder: a job's own folder in it, and how what the job makes becomes a data set, whole or not.
+"""The output folder: a job's own folder in it, and how what the job makes becomes the data set, in one step.
 
-Files get their names when they are complete, and `dataset.json` is the last: it decides which shards count.
+`dataset.json` decides which shards count. A new data set's shards have names that no other's have, so they
+lie beside the old ones until `dataset.json` is replaced; only then goes what it named before. Whatever stops
+a job, there is the old data set, whole, or the new one.
+
+What a job deletes is accounted for: what its own folder holds, what `dataset.json` named, and what a dead
+job's folder says that it had begun to put in place. A job is dead when its folder can be claimed
+(`latentfaces.common.lease`). Jobs that begin or commit do so one after the other, each under a claim on the
+output. In a bucket a process that was stopped for long may believe in a claim that it has lost; so there,
+`dataset.json` is written on condition that it is the one that was seen before the shards were put in place,
+and a shard is deleted on condition that it has not been put in place anew since.
 """
 
 import contextlib
 import json
+import logging
 import os
 import re
-import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
+
+from cloudpathlib import GSPath
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import SPLITS, Dataset, read_dataset, write_dataset
-from latentfaces.common.errors import UserError
+from latentfaces.common.dataset import SPLITS, Dataset, encode_dataset, read_dataset
+from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.lease import Lease, hold
 from latentfaces.common.storage import AnyPath
 
+REJECTED = "rejected.jsonl"
+FAILED = "rejected.failed.jsonl"  # the same of a job that failed for it; the data set keeps its own
+
+_DATASET = "dataset.json"
+_LEASE = ".lease"
+_ACCOUNT = "commit.json"  # in a job's folder: the names of all shards that it may have left in the output
 _JOB_FOLDER = re.compile(r"\.job-[0-9a-f]{32}")
-_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}(-[0-9a-f]{{16}})?\.tfrecord")
+_WAIT = 600.0  # seconds for another job to begin or to commit
+_REQUESTS = 16  # to a bucket at once
+
+logger = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """A running job: its folder, for its plan, shards and summaries, and its claim on that."""
+
+    folder: AnyPath
+    lease: Lease
 
 
 def _job_name() -> str:
@@ -27,79 +58,227 @@ def _job_name() -> str:
 
 
 @contextlib.contextmanager
-def new_job(output: AnyPath) -> Iterator[AnyPath]:
-    """Makes the output ready for a new data set, and cleans up behind the job, whatever comes of it.
-
-    Yields:
-        The job's own folder in the output: for its plan, unfinished shards and summaries.
+def new_job(output: AnyPath) -> Iterator[Job]:
+    """Makes a job's folder in the output, and removes it again, whatever comes of the job.
 
     Raises:
-        UserError: The output cannot be written.
+        UserError: The output cannot be written, or holds anything that is not a data set's.
     """
-    folder = output / _job_name()
-    try:
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"the output {output} cannot be written: {error.strerror}") from None
-    try:
-        storage.delete(output / "dataset.json")
-        sweep(output, job=folder.name)
-        yield folder
-    finally:
-        sweep(output)
+    with contextlib.ExitStack() as stack:
+        with hold(output, _LEASE, wait=_WAIT):
+            refuse_foreign(output)
+            _sweep(output)
+            folder = output / _job_name()
+            job = Job(folder, stack.enter_context(hold(folder, _LEASE)))
+        try:
+            yield job
+        finally:
+            try:
+                _clear(folder)
+            except Exception as error:  # what the job ended with counts; the next one removes the folder
+                logger.warning("%s could not be removed: %s", folder, error)
 
 
 @contextlib.contextmanager
-def drafted(target: AnyPath, job_folder: AnyPath) -> Iterator[Path]:
-    """Yields a new local file, which becomes `target` at the end of the block or, after an error, nothing.
+def draft(job_folder: AnyPath, name: str) -> Iterator[Path]:
+    """Yields a new local file's path, for content that will be published; the file is gone at the end.
 
     It lies in the job's folder, or in scratch space where that is in a bucket. So a straggler of a job that
     is over, whose folder is gone, can neither write nor leave anything behind.
     """
     if isinstance(job_folder, Path):
-        draft = job_folder / f"{target.name}.{uuid.uuid4().hex}"
+        path = job_folder / f"{name}.{uuid.uuid4().hex}"
     else:
-        descriptor, name = tempfile.mkstemp(prefix="latentfaces-")
+        descriptor, scratch = tempfile.mkstemp(prefix="latentfaces-")
         os.close(descriptor)
-        draft = Path(name)
+        path = Path(scratch)
     try:
-        yield draft
-        storage.publish(draft, target)
+        yield path
     finally:
-        draft.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
-def commit(output: AnyPath, dataset: Dataset, refused: list[tuple[str, str]], max_rejected: float) -> None:
-    """Writes `rejected.jsonl` from (name, reason) pairs and then, unless they are too many, `dataset.json`.
+def write(job_folder: AnyPath, target: AnyPath, content: bytes) -> None:
+    """Writes a small file, all or nothing; what is left of it after a kill lies in the job's folder."""
+    with draft(job_folder, target.name) as path:
+        path.write_bytes(content)
+        storage.publish(path, target)
+
+
+def commit(
+    output: AnyPath, job: Job, dataset: Dataset, refused: list[tuple[str, str]], max_rejected: float
+) -> None:
+    """Makes the job's shards the data set, unless too many inputs, (name, reason) pairs, were refused.
 
     Raises:
-        UserError: More than the share `max_rejected` of the inputs was refused, or nothing is left.
+        UserError: More than the share `max_rejected` of the inputs was refused, or nothing is left;
+            `rejected.failed.jsonl` lists them, and the output is as it was.
+        RunError: Another process took the job for dead, or committed at the same time.
     """
     lines = [json.dumps({"source": source, "reason": reason}) + "\n" for source, reason in sorted(refused)]
-    storage.write(output / "rejected.jsonl", "".join(lines).encode())
+    rejected = "".join(lines).encode()
     written = sum(split.examples for split in dataset.splits.values())
     inputs = written + len(refused)
     if not written or len(refused) > max_rejected * inputs:
+        write(job.folder, output / FAILED, rejected)
         raise UserError(
             f"{len(refused):,} of {inputs:,} inputs were refused, more than --max-rejected "
-            f"{max_rejected:g} allows: mend or remove what {output / 'rejected.jsonl'} lists, or allow more"
+            f"{max_rejected:g} allows: mend or remove what {output / FAILED} lists, or allow more"
         )
-    write_dataset(output, dataset)
-
-
-def sweep(output: AnyPath, job: str = "") -> None:
-    """Deletes what jobs left in the output: their folders, but for `job`, and shards of no data set."""
-    keep = {job}
-    with contextlib.suppress(UserError):  # there is no data set
-        keep |= {shard.name for split in read_dataset(output).splits.values() for shard in split.shards}
-    if isinstance(output, Path):
-        for folder in list(output.glob(".job-*")):
-            if _JOB_FOLDER.fullmatch(folder.name) and folder.name not in keep:
-                with contextlib.suppress(OSError):  # another job is sweeping too
-                    # Under its new name no straggler can write to it, nor publish a shard out of it.
-                    shutil.rmtree(folder.rename(output / _job_name()), ignore_errors=True)
-    for name in list(storage.list_files(output)):
-        top = name.split("/", 1)[0]
-        if (_JOB_FOLDER.fullmatch(top) or _SHARD_FILE.fullmatch(name)) and top not in keep:
+    job.lease.check()
+    names = {shard.name for split in dataset.splits.values() for shard in split.shards}
+    with hold(output, _LEASE, wait=_WAIT), contextlib.ExitStack() as stack:
+        seen = storage.version(output / _DATASET) if isinstance(output, GSPath) else None
+        present = {entry.name: entry.generation for entry in storage.entries(output)}
+        dead = _claim_dead(output, stack, job.folder.name)
+        accounted = _named(output).union(*map(_account, dead))
+        write(job.folder, job.folder / _ACCOUNT, json.dumps(sorted(accounted | names)).encode())
+        try:
+            _put_in_place(output, job, names)
+            write(job.folder, output / REJECTED, rejected)
+            _replace_description(output, job, dataset, seen)
+        except BaseException:
+            if isinstance(output, Path):  # whose claim is certain: nobody else puts shards in place
+                with contextlib.suppress(OSError, UserError):
+                    _settle(output, [job.folder], dict.fromkeys(accounted | names))
+            raise
+        old = {name: present[name] for name in (accounted - names) & present.keys()}
+        _settle(output, [job.folder, *dead], old)
+        for folder in dead:
+            _clear(folder)
+        for name in {FAILED, f"{_LEASE}.now"} & present.keys():
             storage.delete(output / name)
+
+
+def _for_all(output: AnyPath, do: Callable[[str], None], names: Iterable[str]) -> None:
+    """Calls a function for each name; in a bucket, where a request takes long, for several at a time."""
+    if isinstance(output, Path):
+        for name in names:
+            do(name)
+        return
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        try:
+            list(pool.map(do, names))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _put_in_place(output: AnyPath, job: Job, names: Iterable[str]) -> None:
+    try:
+        _for_all(output, lambda name: storage.move(job.folder / name, output / name), names)
+    except FileNotFoundError:
+        raise RunError(
+            f"the folder of the job, {job.folder}, was removed while it ran: run the job again"
+        ) from None
+    storage.sync(output)
+
+
+def _replace_description(output: AnyPath, job: Job, dataset: Dataset, seen: storage.Version | None) -> None:
+    path, content = output / _DATASET, encode_dataset(dataset)
+    if isinstance(path, Path):
+        write(job.folder, path, content)
+        return
+    try:
+        storage.replace(path, content, seen.generation if seen else 0, job.folder.name)
+    except storage.ChangedError:
+        raise RunError(
+            f"another job has committed to {output} at the same time: run this one again"
+        ) from None
+
+
+def refuse_foreign(output: AnyPath) -> None:
+    """Raises `UserError` if the output holds anything that no job of ours put there."""
+    try:
+        present = storage.entries(output)
+    except OSError as error:
+        raise UserError(f"the output {output} cannot be read: {error.strerror}") from None
+    jobs = {entry.name for entry in present if entry.is_folder and _JOB_FOLDER.fullmatch(entry.name)}
+    files = {_DATASET, REJECTED, FAILED, _LEASE, f"{_LEASE}.now"}
+    files.update(_named(output), *(_account(output / name) for name in jobs))
+    for name, is_folder, _ in present:
+        if name not in (jobs if is_folder else files) and not _is_made_by_content(name):
+            raise UserError(
+                f"{output} is not empty and holds {name!r}, which no job of ours put there: name an empty "
+                "folder, or one with a data set"
+            )
+
+
+def _is_made_by_content(name: str) -> bool:
+    """Whether a name is that of a shard that a job may have put in place, even if nothing tells of it.
+
+    That is so where a bucket's claim was lost in the middle of a commit; such a shard is left where it is.
+    """
+    match = _SHARD_FILE.fullmatch(name)
+    return bool(match and match[2])
+
+
+def _named(output: AnyPath) -> set[str]:
+    """Returns the names of the data set's shards; raises `UserError` if its description is not ours."""
+    try:
+        dataset = read_dataset(output)
+    except UserError:
+        if all(entry.name != _DATASET for entry in storage.entries(output)):
+            return set()
+        raise UserError(
+            f"{output / _DATASET} is not a description that this program wrote, or is damaged: name an empty "
+            "folder, or remove what is there"
+        ) from None
+    return {shard.name for split in dataset.splits.values() for shard in split.shards}
+
+
+def _claim_dead(output: AnyPath, stack: contextlib.ExitStack, own: str = "") -> list[AnyPath]:
+    """Claims the folders of dead jobs until the stack ends."""
+    dead = []
+    for name, is_folder, _ in storage.entries(output):
+        if is_folder and _JOB_FOLDER.fullmatch(name) and name != own:
+            with contextlib.suppress(UserError):  # it is alive
+                stack.enter_context(hold(output / name, _LEASE))
+                dead.append(output / name)
+    return dead
+
+
+def _account(job_folder: AnyPath) -> set[str]:
+    """Returns the names of the shards that a job may have left in the output."""
+    try:
+        names = json.loads(storage.read(job_folder / _ACCOUNT))
+    except (FileNotFoundError, ValueError):  # it had not begun to commit
+        return set()
+    return {name for name in names if _SHARD_FILE.fullmatch(name)}
+
+
+def _settle(output: AnyPath, jobs: list[AnyPath], shards: dict[str, int | None]) -> None:
+    """Deletes those of some shards that the data set does not name, and then the jobs' accounts of them."""
+    keep = _named(output) if shards else set()
+    _for_all(output, lambda name: storage.delete(output / name, shards[name]), shards.keys() - keep)
+    storage.sync(output)
+    for folder in jobs:
+        storage.delete(folder / _ACCOUNT)
+
+
+def _sweep(output: AnyPath) -> None:
+    """Removes the folders of dead jobs, and what they left where the data set is.
+
+    In a bucket the latter waits for a job that commits: only that can be sure that no other one is putting
+    the same shards in place.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in _claim_dead(output, stack):
+            if isinstance(output, Path):
+                _settle(output, [folder], dict.fromkeys(_account(folder)))
+            _clear(folder)
+
+
+def _clear(job_folder: AnyPath) -> None:
+    """Removes a job's folder, all but its account if it has one."""
+    if isinstance(job_folder, Path):
+        # Under its new name no straggler can write to it, nor publish a shard out of it.
+        try:
+            job_folder = job_folder.rename(job_folder.with_name(_job_name()))
+        except FileNotFoundError:  # someone else has removed it
+            return
+    for name in list(storage.list_files(job_folder)):
+        if name not in (_ACCOUNT, _LEASE):
+            storage.delete(job_folder / name)
+    if isinstance(job_folder, Path) and not (job_folder / _ACCOUNT).exists():
+        (job_folder / _LEASE).unlink(missing_ok=True)
+        job_folder.rmdir()

@@ -6,12 +6,15 @@ eyes about where CelebA's alignment puts them. Image `i` depends on the seed and
 """
 
 import colorsys
+import contextlib
 import json
+import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -477,13 +480,12 @@ def _draw_all(folder: Path, count: int, seed: int) -> list[frozenset[str]]:
     stops = [min(start + _CHUNK - 1, count) for start in starts]
     workers = min(len(starts), os.cpu_count() or 1)
     # Started afresh, not forked: the caller may have threads.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    with _inherited_by_processes():  # a helper of the workers starts here ...
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     shown: list[frozenset[str]] = []
     try:
-        # The workers start in `map` and inherit the mask: Ctrl-C is this process's to handle.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        parts = pool.map(_draw_range, repeat(folder), repeat(seed), starts, stops)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with _inherited_by_processes():  # ... and they here
+            parts = pool.map(_draw_range, repeat(folder), repeat(seed), starts, stops)
         with Progress("synthesize", count, "faces") as progress:
             for part in parts:
                 shown += part
@@ -491,6 +493,19 @@ def _draw_all(folder: Path, count: int, seed: int) -> list[frozenset[str]]:
     finally:
         pool.shutdown(cancel_futures=True)
     return shown
+
+
+@contextlib.contextmanager
+def _inherited_by_processes() -> Iterator[None]:
+    """Has new processes leave Ctrl-C to this one, and import nothing from the working directory."""
+    path = os.environ.get("PYTHONSAFEPATH", "")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.environ["PYTHONSAFEPATH"] = path  # an empty one counts as none
 
 
 def _claim(output: Path, mark: str) -> None:
@@ -521,19 +536,20 @@ def synthesize(output: str | Path, count: int, seed: int) -> None:
     Args:
         output: A local folder: new, empty, or with drawn faces of this count and seed, which are drawn again.
         count: How many images, at least 1.
-        seed: 0 or more. The same seed gives the same bytes; image i depends on the seed and i alone.
+        seed: Any number from 0 on. The same seed gives the same bytes; image i depends on seed and i alone.
 
     Raises:
         UserError: If `output` is no local folder or holds anything else, or `count` or `seed` is too small.
     """
     Option(help="", minimum=1).check("--count", count)
-    Option(help="", minimum=0).check("--seed", seed)
-    if "://" in str(output):
+    Option(help="", minimum=0, maximum=math.inf).check("--seed", seed)
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*:/", str(output)):  # a Path has one slash of the two
         raise UserError(f"{output} is not a local folder: draw the faces into one and copy it there")
-    output = Path(output)
-    _claim(output, json.dumps({"count": count, "seed": seed}) + "\n")
-    (output / _UNFINISHED).mkdir()
-    shown = _draw_all(output / _UNFINISHED, count, seed)
+    folder = storage.resolve(Path(output))
+    assert isinstance(folder, Path)
+    _claim(folder, json.dumps({"count": count, "seed": seed}) + "\n")
+    (folder / _UNFINISHED).mkdir()
+    shown = _draw_all(folder / _UNFINISHED, count, seed)
 
     ends = np.round(count * np.cumsum(CELEBA_PARTITION) / sum(CELEBA_PARTITION))
     parts = np.searchsorted(ends, np.arange(count), side="right")
@@ -543,5 +559,5 @@ def synthesize(output: str | Path, count: int, seed: int) -> None:
         labels.append(name + "".join(f" {1 if attribute in present else -1:2d}" for attribute in ATTRIBUTES))
         partition.append(f"{name} {part}")
     for file, lines in zip(_LISTS, (labels, partition), strict=True):
-        storage.write(output / file, ("\n".join(lines) + "\n").encode())
-    (output / _UNFINISHED).replace(output / IMAGES_FOLDER)
+        storage.write(folder / file, ("\n".join(lines) + "\n").encode())
+    (folder / _UNFINISHED).replace(folder / IMAGES_FOLDER)

@@ -5,26 +5,41 @@ import gc
 import io
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.runner import create_runner
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.runner import PipelineRunner, create_runner
 from rich.console import Console
 
-from latentfaces.common.errors import UserError
-from latentfaces.preprocessing.write import WriteShards
+from latentfaces.common.errors import RunError, UserError
+from latentfaces.preprocessing.plan import Unit
+from latentfaces.preprocessing.write import WriteInThreads, WriteShard, WriteShards
 
+_THREADS = ("in_memory", "multi_threading")  # running modes of which we make threads of our own
+_MOST_WORKERS = 1024
+_CONNECT_SECONDS = 10.0
+_LONGEST_ERROR = 500  # characters of what another program says
 _PORTABLE_RUNNERS = {"portablerunner", "flinkrunner", "sparkrunner"}
+
+logger = logging.getLogger(__name__)
 
 
 def parse_options(beam_options: Sequence[str]) -> PipelineOptions:
     """Parses Beam's options and chooses the runner.
 
-    Without `--runner`, and for `DirectRunner`, it is Beam's FnApiRunner on all cores: the DirectRunner would
-    try to download and start another one (Prism), which ignores the number of workers.
+    Without `--runner`, and for `DirectRunner`, it is Beam's FnApiRunner with threads on all cores: the
+    DirectRunner would try to download and start another one (Prism), which ignores the number of workers.
 
     Raises:
         UserError: Beam has no such runner or option, or does not take its value.
@@ -49,14 +64,49 @@ def parse_options(beam_options: Sequence[str]) -> PipelineOptions:
         problem = messages.getvalue().strip().rsplit("error: ", 1)[-1]
         raise UserError(f"Beam does not take these options: {problem}") from None
     try:
-        create_runner(standard.runner)
-    except (ImportError, AttributeError, ValueError) as error:
+        made = create_runner(standard.runner)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"Beam has no runner {standard.runner}: {error}") from None
+    if not isinstance(made, PipelineRunner):
+        raise UserError(f"{standard.runner} is no runner of Beam's: correct --runner")
     if unknown and runner not in _PORTABLE_RUNNERS:  # those ask their job server for more options
         raise UserError(
             f"Beam has no option {', '.join('--' + name for name in sorted(unknown))}: see its documentation"
         )
+    if problems := PipelineOptionsValidator(options, made).validate():
+        raise UserError(f"Beam does not take these options: {' '.join(problems)}")
+    _check_servers(options, runner)
     return options
+
+
+def _check_servers(options: PipelineOptions, runner: str) -> None:
+    """Checks that someone listens where the options say; Beam would wait for minutes, without a word."""
+    portable = options.view_as(PortableOptions)
+    if runner in _PORTABLE_RUNNERS:
+        if runner == "portablerunner" and not portable.job_endpoint:
+            raise UserError("the PortableRunner needs --job_endpoint=HOST:PORT: give it after --")
+        if portable.job_endpoint != "embed":  # Beam's word for a job server of its own
+            _check_listening("job_endpoint", portable.job_endpoint)
+            _check_listening("artifact_endpoint", portable.artifact_endpoint)
+    elif runner in ("dask", "daskrunner"):
+        from apache_beam.runners.dask.dask_runner import DaskOptions
+
+        _check_listening("dask_client_address", options.view_as(DaskOptions).address)
+
+
+def _check_listening(name: str, address: str | None) -> None:
+    if not address:
+        return
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        if not place.hostname or not place.port:
+            raise OSError("it is not of the form HOST:PORT")
+        with socket.create_connection((place.hostname, place.port), _CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no one listens at --{name}={address} ({error}): start the server, or correct the option"
+        ) from None
 
 
 def _dask_runner() -> str:
@@ -70,36 +120,55 @@ def _dask_runner() -> str:
 
 
 def _use_all_cores(direct: DirectOptions, beam_options: Sequence[str]) -> None:
+    if not 0 <= direct.direct_num_workers <= _MOST_WORKERS:
+        raise UserError(
+            f"--direct_num_workers={direct.direct_num_workers} is out of bounds: it has to be between 0, for "
+            f"all cores, and {_MOST_WORKERS}"
+        )
     given = {argument.split("=", 1)[0] for argument in beam_options}
     if "--direct_num_workers" not in given or direct.direct_num_workers == 0:
         direct.direct_num_workers = os.cpu_count() or 1
-    if "--direct_running_mode" not in given:
-        direct.direct_running_mode = "multi_threading"
 
 
-def run_pipeline(options: PipelineOptions, shards: WriteShards, console: Console) -> None:
+def run_pipeline(
+    options: PipelineOptions, units: list[Unit], write_shard: WriteShard, console: Console
+) -> None:
     """Has the shards written, after a line on the console about who does it; returns when all is done."""
     runner = options.view_as(StandardOptions).runner.rsplit(".", 1)[-1]
-    workers = ""
+    workers, threads = "", 0
     if runner == "FnApiRunner":
         direct = options.view_as(DirectOptions)
-        workers = f", {direct.direct_num_workers} workers ({direct.direct_running_mode})"
+        if direct.direct_running_mode in _THREADS:
+            threads, direct.direct_num_workers = direct.direct_num_workers, 1
+            direct.direct_running_mode = "in_memory"
+        workers = f", {threads} threads" if threads else f", {direct.direct_num_workers} processes"
     elif runner == "DaskRunner":
         from apache_beam.runners.dask.dask_runner import DaskOptions
 
         dask = options.view_as(DaskOptions)
         if not dask.npartitions and not dask.partition_size:
-            dask.npartitions = len(shards.units)  # Dask would put up to 128 shards into one task
-    console.print(f"preprocess: {len(shards.units)} shards on Beam's {runner}{workers}")
+            dask.npartitions = len(units)  # Dask would put up to 128 shards into one task
+    console.print(f"preprocess: {len(units)} shards on Beam's {runner}{workers}")
     with _quiet_beam(logging.WARNING), _shared_interpreter():
         pipeline = beam.Pipeline(options=options)
-        _ = pipeline | shards
-        result: Any = pipeline.run()
+        _ = pipeline | WriteShards(units, write_shard, threads)
         try:
-            result.wait_until_finish()
-        finally:
-            if runner == "DaskRunner":
-                result.client.close()  # which the runner leaves open
+            _run(pipeline)
+        except Exception as error:  # of any type, as the engine likes
+            logger.debug("Beam's %s failed", runner, exc_info=True)
+            text = " ".join(str(error).split())[:_LONGEST_ERROR] or type(error).__name__
+            raise RunError(f"Beam's {runner} failed ({text}): see its log, or correct the options") from error
+    if failure := WriteInThreads.failures.pop(write_shard.job_folder, None):
+        raise failure
+
+
+def _run(pipeline: beam.Pipeline) -> None:
+    result: Any = pipeline.run()
+    try:
+        result.wait_until_finish()
+    finally:
+        if hasattr(result, "client"):  # Dask's, which the runner leaves open
+            result.client.close()
 
 
 @contextlib.contextmanager

@@ -5,29 +5,34 @@ data. What the engine passes around is where, in the plan, each shard's inputs a
 
     look through the source → plan → [ Beam: write a shard, then its summary ] × shards → commit
 
-While it runs, `.job-<id>` in the output folder holds the plan, unfinished shards and a summary (counts,
-checksum, refusals) of each finished one. The driver reads the summaries to show progress and, when the engine
-says that all is done, to write `rejected.jsonl` and then `dataset.json`. A shard's bytes depend on the input
-and the options alone, so an engine may try a shard twice, or twice at once: files get their name when they
-are complete. A job that was killed leaves no `dataset.json`; the next one to the same output deletes what it
-left, and from then on a straggler of the dead job finds its plan gone and can write nothing.
+While it runs, `.job-<id>` in the output folder holds the plan, the shards and a summary (counts, checksum,
+refusals) of each finished one. The driver reads the summaries to show progress and, when the engine says that
+all is done, puts the shards in place and writes `rejected.jsonl` and then `dataset.json`. A shard's bytes
+depend on the input and the options alone, so an engine may try a shard twice, or twice at once: files get
+their name when they are complete. Until `dataset.json` is written, an earlier data set there stays whole. The
+next job deletes what a killed one left, and from then on a straggler of the dead job finds its plan gone and
+can write nothing.
 """
 
+import contextlib
+import errno
 import math
+import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import Dataset, make_splits
+from latentfaces.common.dataset import Dataset, check_attribute_names, make_splits, printable
 from latentfaces.common.errors import UserError
 from latentfaces.preprocessing import engine, sources
-from latentfaces.preprocessing.commit import commit, new_job
+from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
 from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.plan import make_plan, write_plan
 from latentfaces.preprocessing.progress import Summaries, show_result, shown
-from latentfaces.preprocessing.write import WriteShard, WriteShards
+from latentfaces.preprocessing.write import WriteShard
 
 
 def run(source: str, output: str, *, console: Console | None = None, **options: Any) -> Dataset:
@@ -35,7 +40,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
 
     Args:
         source: CelebA as distributed, a folder of images, or a zip of either; local or `gs://`.
-        output: The data set's folder, local or `gs://`; an earlier data set there is replaced.
+        output: The data set's folder, local or `gs://`; an earlier data set there is replaced at the end.
         console: Where progress and the closing table are shown; by default standard error.
         **options: The fields of `PreprocessConfig`.
 
@@ -43,19 +48,26 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
         What has been written to `dataset.json`.
 
     Raises:
-        UserError: An option or the source is wrong (before any work), or too many inputs were refused (after
-            `rejected.jsonl` was written; there is then no `dataset.json`).
+        UserError: An option, the source or what is in the output is wrong (before any work), a disk is full,
+            or too many inputs were refused (`rejected.failed.jsonl` lists them).
+        RunError: Another process took this one for dead, or committed at the same time.
     """
     config = PreprocessConfig(**options)
     console = console or Console(stderr=True)
     source_path, output_path = storage.resolve(source), storage.resolve(output)
     if storage.contains(source_path, output_path):
         raise UserError(f"the output {output} lies in the source {source}: write it to another folder")
+    refuse_foreign(output_path)
     beam_options = engine.parse_options(config.beam_options)
 
     found = sources.find(source, config.attributes, config.partition)
+    try:
+        check_attribute_names(found.attribute_names)
+    except ValueError as error:
+        raise UserError(f"the labels of {source} cannot be used, {error}: correct their header") from None
     started = time.monotonic()
-    with new_job(output_path) as folder:
+    with _full_disk_told(output), new_job(output_path) as job:
+        folder = job.folder
         image_shape = (config.image_size, config.image_size, config.channels)
         plan = make_plan(found.splits, math.prod(image_shape), config.examples_per_shard)
         units = write_plan(folder, plan)
@@ -72,7 +84,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
 
         summaries = Summaries(folder)
         with shown(summaries, inputs, console):
-            engine.run_pipeline(beam_options, WriteShards(units, write_shard), console)
+            engine.run_pipeline(beam_options, units, write_shard, console)
         if len(summaries.shards) != len(units):
             raise RuntimeError(
                 f"the engine ended with {len(summaries.shards)} of {len(units)} shards written"
@@ -83,8 +95,23 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
             attribute_names=attribute_names,
             splits=make_splits(summaries.shards),
             rejected=len(refused),
-            source=str(source),
+            source=printable(str(source)),
         )
-        commit(output_path, dataset, refused, config.max_rejected)
+        commit(output_path, job, dataset, refused, config.max_rejected)
     show_result(dataset, refused, time.monotonic() - started, console)
     return dataset
+
+
+@contextlib.contextmanager
+def _full_disk_told(output: str) -> Iterator[None]:
+    """Tells of a full disk in one sentence; an engine may have made another error of the same words."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{error} {error.__cause__}"
+        if any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise UserError(
+                f"there is no space left for the data set in {output}, or for temporary files where that is "
+                "a bucket: free some, or name another folder; an earlier data set there is as it was"
+            ) from None
+        raise

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from latentfaces.common import storage
 from latentfaces.common.dataset import shard_name
 from latentfaces.common.storage import AnyPath
-from latentfaces.preprocessing.commit import drafted
+from latentfaces.preprocessing.commit import draft
 from latentfaces.preprocessing.sources import Image
 
 PLAN = "plan.jsonl"
@@ -23,7 +23,7 @@ Unit = tuple[int, int]  # where a shard's line begins in the plan, and how long 
 
 
 class PlannedShard(NamedTuple):
-    """One shard to be written: its split, its name in the data set folder, and its inputs in order."""
+    """One shard to be written: its split, its name but for its content, and its inputs in order."""
 
     split: str
     name: str
@@ -54,10 +54,12 @@ def make_plan(
 def write_plan(job_folder: AnyPath, plan: Iterable[PlannedShard]) -> list[Unit]:
     """Writes the plan into the job's folder; returns where each shard stands in it."""
     units = []
-    with drafted(job_folder / PLAN, job_folder) as draft, draft.open("wb") as file:
-        for shard in plan:
-            start = file.tell()
-            units.append((start, file.write(json.dumps(shard._asdict()).encode() + b"\n")))
+    with draft(job_folder, PLAN) as path:
+        with path.open("wb") as file:
+            for shard in plan:
+                start = file.tell()
+                units.append((start, file.write(json.dumps(shard._asdict()).encode() + b"\n")))
+        storage.publish(path, job_folder / PLAN)
     return units
 
 

@@ -15,15 +15,18 @@ from latentfaces.common import storage
 from latentfaces.common.dataset import Dataset, Shard
 from latentfaces.common.progress import Progress
 from latentfaces.common.storage import AnyPath
-from latentfaces.preprocessing.commit import drafted
+from latentfaces.preprocessing.commit import write
+from latentfaces.preprocessing.plan import PlannedShard
 
 logger = logging.getLogger(__name__)
 
 
-def write_summary(job_folder: AnyPath, split: str, shard: Shard, refused: list[tuple[str, str]]) -> None:
+def write_summary(
+    job_folder: AnyPath, planned: PlannedShard, shard: Shard, refused: list[tuple[str, str]]
+) -> None:
     """Tells that a shard is finished, and which of its inputs were refused: (name, reason) of each."""
-    with drafted(job_folder / f"{shard.name}.json", job_folder) as draft:
-        draft.write_text(json.dumps({"split": split, "shard": vars(shard), "refused": refused}))
+    summary = {"split": planned.split, "shard": vars(shard), "refused": refused}
+    write(job_folder, job_folder / f"{planned.name}.json", json.dumps(summary).encode())
 
 
 class Summaries:

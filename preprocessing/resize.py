@@ -12,36 +12,35 @@ How each of Pillow's modes becomes `channels` 1 (grey) or 3 (RGB):
 | F | 0..1 where no value is above 1, else 0..255; clipped |
 
 Rotation by an EXIF tag is undone. Of several frames the first is taken.
+
+Memory: the image as Pillow has it, up to 4 bytes a pixel, and as it is returned, up to 3; and what a decoder
+takes besides: up to 6 for a progressive JPEG, 9 for WebP and AVIF. `untrusted` sees to it that a file can't
+have it take more.
 """
 
 import functools
 import io
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-MAX_PIXELS = 89_478_485  # a quarter gibibyte of RGB, Pillow's own limit of what is plausible
+from latentfaces.common.dataset import printable
+from latentfaces.preprocessing import untrusted
+from latentfaces.preprocessing.untrusted import RefusedImage as RefusedImage
+
 MAX_FILE_BYTES = 256 << 20
+
+STRIP_PIXELS = 1 << 20  # as many are converted at a time
 
 # Above this many source pixels only those that count are converted to float32; below, OpenCV is faster.
 WHOLE_CROP_PIXELS = 2 << 20
 
 
-class RefusedImage(Exception):
-    """The image cannot be used; the message says why."""
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """All of Pillow's formats but EPS, which is a program that Ghostscript would run."""
-    Image.init()
-    return tuple(name for name in Image.ID if name != "EPS")
-
-
 def decode(data: bytes, channels: int) -> np.ndarray:
-    """Decodes an image file of any format that Pillow reads (EPS apart).
+    """Decodes an image file of one of the formats in `untrusted.FORMATS`.
 
     Plain JPEG goes through libjpeg-turbo directly, with the same pixels as Pillow's; the rest through Pillow.
 
@@ -53,7 +52,7 @@ def decode(data: bytes, channels: int) -> np.ndarray:
         uint8 [height, width, channels].
 
     Raises:
-        RefusedImage: Not an image, truncated, damaged, or too large.
+        RefusedImage: Not an image, of another format, truncated, damaged, or too large.
     """
     if not data:
         raise RefusedImage("empty file")
@@ -68,13 +67,19 @@ def decode_plain_jpeg(data: bytes, channels: int) -> np.ndarray | None:
 
     Taken where there is nothing but pixels: no tag that could rotate, no CMYK, no grey from colour (which
     libjpeg-turbo takes from the Y channel, Pillow from rounded RGB), no warning.
+
+    Raises:
+        RefusedImage: Decoding it could take minutes.
     """
-    if data[:2] != b"\xff\xd8" or b"Exif" in data or b"tiff:Orientation" in data:
+    if data[:2] != b"\xff\xd8":
+        return None
+    header, scans = untrusted.jpeg_layout(data)
+    if data.find(b"Exif", 0, header) >= 0 or data.find(b"tiff:Orientation", 0, header) >= 0:
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS:
-            return None
+        untrusted.check_size(width, height)
+        untrusted.check_jpeg_scans(scans, width, height)
         if colorspace == "YCbCr" and channels == 3:
             return simplejpeg.decode_jpeg(data, strict=True)
         if colorspace == "Gray":
@@ -87,34 +92,77 @@ def decode_plain_jpeg(data: bytes, channels: int) -> np.ndarray | None:
 
 def _decode_with_pillow(data: bytes, channels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise RefusedImage(f"too many pixels: {image.width}×{image.height}, more than {MAX_PIXELS:,}")
+        scans = untrusted.jpeg_layout(data).scans if data[:2] == b"\xff\xd8" else 0
+        with Image.open(io.BytesIO(untrusted.defused(data)), formats=untrusted.FORMATS) as image:
+            untrusted.check_opened(image)
+            untrusted.check_jpeg_scans(scans, *image.size)
             image.load()
-            pixels = np.asarray(_to_channels(ImageOps.exif_transpose(image), channels))
+            untrusted.check_size(*image.size)  # whatever the header said
+            return _pixels(image, channels)
     except RefusedImage:
         raise
     except UnidentifiedImageError:
-        raise RefusedImage("not an image") from None
+        if name := untrusted.unread_format(data):
+            raise RefusedImage(f"format {name} is not read: convert the image to JPEG or PNG") from None
+        raise RefusedImage(f"not an image: neither {' nor '.join(untrusted.FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise RefusedImage(f"too many pixels: {error}") from None
     except MemoryError:
         raise RefusedImage("too large to decode in memory") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged data
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise RefusedImage(f"{'truncated' if 'truncated' in reason else 'damaged'} image: {reason}") from None
-    if pixels.size == 0:
-        raise RefusedImage("an image without pixels")
-    return pixels.reshape(pixels.shape[0], pixels.shape[1], channels)
 
 
-def _to_channels(image: Image.Image, channels: int) -> Image.Image:
+def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """Converts a decoded image, upright, a strip at a time: only a strip is there in any other form."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = orientation in (5, 6, 7, 8)
+    upright = np.empty((*(image.size if turned else image.size[::-1]), channels), np.uint8)
+    stored = _as_stored(upright, orientation)
+    factor, top = _float_factor(image), 0
+    for strip in _strips(image):
+        rows = np.asarray(_to_channels(strip, channels, factor))
+        stored[top : top + len(rows)] = rows.reshape(len(rows), image.width, channels)
+        top += len(rows)
+    return upright
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of an image whose rows and columns are those of its file, by the file's EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        upright = upright.transpose(1, 0, 2)
+    if orientation in (3, 4, 6, 7):
+        upright = upright[::-1]
+    if orientation in (2, 3, 7, 8):
+        upright = upright[:, ::-1]
+    return upright
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    rows = max(1, STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        yield image
+    else:
+        for top in range(0, image.height, rows):
+            yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _float_factor(image: Image.Image) -> float:
+    """What values in floating point are multiplied with."""
+    if image.mode != "F":
+        return 1.0
+    most = np.fmax.reduce([np.fmax.reduce(np.asarray(strip), axis=None) for strip in _strips(image)])
+    return 255.0 if most <= 1.0 else 1.0
+
+
+def _to_channels(image: Image.Image, channels: int, float_factor: float) -> Image.Image:
     """Applies the table at the head of this file; returns mode "L" or "RGB"."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         if image.mode == "F":
-            values = np.nan_to_num(values) * (255.0 if np.nanmax(values) <= 1.0 else 1.0)
+            values = np.nan_to_num(values) * float_factor
         else:
             values /= 257.0
         return Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)).convert(mode)
@@ -124,9 +172,9 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode not in ("1", "L"):
+    if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def smart_resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,9 @@
 """The work: one shard is read, decoded, resized and written by one worker, whatever engine has it done."""
 
+import dataclasses
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import apache_beam as beam
 import cv2
@@ -8,8 +11,8 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import ShardWriter, encode_example
-from latentfaces.preprocessing.commit import drafted
+from latentfaces.common.dataset import ShardWriter, add_checksum, encode_example
+from latentfaces.preprocessing.commit import draft
 from latentfaces.preprocessing.plan import PLAN, Unit, read_shard
 from latentfaces.preprocessing.progress import write_summary
 from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
@@ -31,7 +34,7 @@ class WriteShard(beam.DoFn):
         self, images: Images, job_folder: str, attributes: int, image_size: int, channels: int
     ) -> None:
         self._images = images
-        self._job_folder = job_folder
+        self.job_folder = job_folder
         self._attributes = attributes
         self._image_size = image_size
         self._channels = channels
@@ -53,23 +56,35 @@ class WriteShard(beam.DoFn):
             RuntimeError: The job is over.
             OSError: A storage failed, or the job's folder is gone.
         """
-        job_folder = storage.resolve(self._job_folder)
+        self.count(*self.write(unit))
+
+    def count(self, written: int, refused: int) -> None:
+        """Tells the engine how many images were written and refused, for its own display."""
+        self._written.inc(written)
+        self._refused.inc(refused)
+
+    def write(self, unit: Unit, stop: threading.Event | None = None) -> tuple[int, int]:
+        """Writes one shard, as `process`, unless it is told to stop; returns how many images it counts."""
+        job_folder = storage.resolve(self.job_folder)
         planned = read_shard(job_folder, unit)
         refused = []
-        with drafted(job_folder.parent / planned.name, job_folder) as draft:
-            with ShardWriter(draft.open("wb", buffering=1 << 20)) as writer:
+        with draft(job_folder, planned.name) as path:
+            with ShardWriter(path.open("wb", buffering=1 << 20)) as writer:
                 contents = self._images.read(image.place for image in planned.images)
                 for image, content in zip(planned.images, contents, strict=True):
+                    if stop and stop.is_set():
+                        raise RuntimeError(f"told to stop while writing {planned.name}")
                     try:
                         writer.write(self._example(image, content))
                     except RefusedImage as refusal:
                         refused.append((image.name, str(refusal)))
             if not storage.is_file(job_folder / PLAN):
                 raise RuntimeError(f"the job that {planned.name} belongs to is over")
-        written = writer.shard(planned.name)
-        write_summary(job_folder, planned.split, written, refused)
-        self._written.inc(written.examples)
-        self._refused.inc(len(refused))
+            shard = writer.shard(planned.name)
+            shard = dataclasses.replace(shard, name=add_checksum(planned.name, shard.sha256))
+            storage.publish(path, job_folder / shard.name)
+        write_summary(job_folder, planned, shard, refused)
+        return shard.examples, len(refused)
 
     def _example(self, image: Image, content: bytes | RefusedImage) -> bytes:
         if isinstance(content, RefusedImage):
@@ -78,14 +93,63 @@ class WriteShard(beam.DoFn):
         return encode_example(pixels.tobytes(), image.name, image.attributes(self._attributes))
 
 
-class WriteShards(beam.PTransform[PBegin, PCollection[None]]):
-    """The whole pipeline: all shards of a plan, each written by `write_shard`."""
+class WriteInThreads(beam.DoFn):
+    """Writes all shards of a plan in threads of this process; puts nothing out.
 
-    def __init__(self, units: list[Unit], write_shard: WriteShard) -> None:
+    Beam's own threads are clients of a server in the same process, which listens on all interfaces.
+
+    What goes wrong is left in `failures`, by the job's folder, as it is: Beam would log it, and change its
+    type and its message.
+
+    Args:
+        write_shard: Writes one of them.
+        threads: How many write at a time.
+    """
+
+    failures: dict[str, BaseException] = {}
+
+    def __init__(self, write_shard: WriteShard, threads: int) -> None:
+        self._write_shard = write_shard
+        self._threads = threads
+
+    def setup(self) -> None:
+        """Prepares the process."""
+        self._write_shard.setup()
+
+    def process(self, units: list[Unit]) -> None:
+        """Writes shards until all are written or one fails."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(self._threads, "shard") as pool:
+            try:
+                for future in as_completed(
+                    [pool.submit(self._write_shard.write, unit, stop) for unit in units]
+                ):
+                    self._write_shard.count(*future.result())
+            except BaseException as error:  # Ctrl-C, too
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                self.failures[self._write_shard.job_folder] = error
+
+
+class WriteShards(beam.PTransform[PBegin, PCollection[None]]):
+    """The whole pipeline: all shards of a plan, each written by `write_shard`.
+
+    Args:
+        units: The shards.
+        write_shard: Writes one.
+        threads: How many threads of one process write them; 0 to leave it to the engine.
+    """
+
+    def __init__(self, units: list[Unit], write_shard: WriteShard, threads: int = 0) -> None:
         super().__init__()
         self.units = units
-        self._write_shard = write_shard
+        self.write_shard = write_shard
+        self.threads = threads
 
     def expand(self, begin: PBegin) -> PCollection[None]:
         """Creates one element a shard; Beam ends this in a reshuffle, so that it can hand them out singly."""
-        return begin | "Shards" >> beam.Create(self.units) | "WriteShard" >> beam.ParDo(self._write_shard)
+        if self.threads:
+            return (
+                begin | beam.Create([self.units]) | beam.ParDo(WriteInThreads(self.write_shard, self.threads))
+            )
+        return begin | "Shards" >> beam.Create(self.units) | "WriteShard" >> beam.ParDo(self.write_shard)

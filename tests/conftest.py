@@ -1,17 +1,22 @@
 """What several test files share: fixtures, and makers of data sets."""
 
 import csv
+import hashlib
 import socket
 from contextlib import ExitStack
+from http import HTTPStatus
 
 import cv2
 import numpy as np
 import pytest
-from gcp_storage_emulator.server import create_server
+import requests
+from gcp_storage_emulator import server as emulator
+from gcp_storage_emulator.exceptions import NotFound
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import (
     Dataset,
+    Shard,
     ShardWriter,
     encode_example,
     make_splits,
@@ -47,19 +52,83 @@ def make_dataset(folder, attribute_names=(), source="random", **splits):
     return folder
 
 
+NUMBERS = 53  # a prime: no batch size divides it
+NUMBER_SHAPE = (2, 3, 1)
+
+
+def number_example(number):
+    """An example made by TensorFlow; each picture shows nothing but its number."""
+    import tensorflow as tf  # here, because many tests do without
+
+    features = {
+        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes([number] * 6)])),
+        "filename": tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"é{number}.png".encode()])),
+        "attributes": tf.train.Feature(int64_list=tf.train.Int64List(value=[number % 2, 1])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def numbers(tmp_path_factory):
+    """53 examples in four shards by TensorFlow's writer, one of them empty; tests must not change it."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("numbers")
+    shards, bounds = [], (0, 20, 20, 21, NUMBERS)
+    for index in range(4):
+        name = shard_name("train", index, 4)
+        part = range(bounds[index], bounds[index + 1])
+        with tf.io.TFRecordWriter(str(folder / name)) as writer:
+            for number in part:
+                writer.write(number_example(number))
+        data = (folder / name).read_bytes()
+        shards.append(("train", Shard(name, len(part), len(data), hashlib.sha256(data).hexdigest())))
+    write_dataset(folder, Dataset(NUMBER_SHAPE, ("Odd", "Number"), make_splits(shards), 0, "numbers"))
+    return folder
+
+
 def history(folder):
     """The rows of history.csv as numbers, without the seconds."""
     rows = csv.DictReader((folder / "history.csv").read_text().splitlines())
     return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+def conditional(handle):
+    """Teaches a handler of the storage emulator `if_generation_match`; it answers one request at a time."""
+
+    def check_and_handle(request, response, files):
+        if wanted := request.query.get("ifGenerationMatch"):
+            names = [request.params.get("dest_object_id"), request.params.get("object_id")]
+            if not any(names):
+                names = request.query.get("name") or [request.data.get("meta", request.data)["name"]]
+            try:
+                present = files.get_file_obj(request.params["bucket_name"], next(filter(None, names)))
+            except NotFound:
+                present = {"generation": "0"}
+            if wanted != [present["generation"]]:
+                response.status = HTTPStatus.PRECONDITION_FAILED
+                return
+        handle(request, response, files)
+
+    return check_and_handle
+
+
+emulator.HANDLERS = tuple(
+    (pattern, {method: conditional(handle) for method, handle in handlers.items()})
+    for pattern, handlers in emulator.HANDLERS
+)
+
+
 @pytest.fixture
-def bucket(monkeypatch):
-    """A real storage server on loopback with one empty bucket, `gs://bucket`."""
+def bucket(monkeypatch, tmp_path_factory):
+    """A real storage server on loopback with one empty bucket, `gs://bucket`, and no copies of its shards."""
+    monkeypatch.setenv("LATENTFACES_CACHE", str(tmp_path_factory.mktemp("cache")))
     (port,) = free_ports(1)
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
     server.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    keep_nothing = {"softDeletePolicy": {"retentionDurationSeconds": "0"}}  # what is kept makes it slow
+    requests.patch(f"http://127.0.0.1:{port}/storage/v1/b/bucket", json=keep_nothing).raise_for_status()
     storage.forget_connections()
     yield storage.resolve("gs://bucket")
     storage.forget_connections()

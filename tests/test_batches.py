@@ -1,50 +1,15 @@
-import dataclasses
-import hashlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import NUMBER_SHAPE, NUMBERS
 
-from latentfaces.common.dataset import Dataset, Shard, Split, read_dataset, write_dataset
-from latentfaces.common.errors import UserError
-from latentfaces.common.examples import Examples, load_split, open_split
+from latentfaces.common.examples import Examples
 from latentfaces.components.train.batches import batches
 
-SHAPE = (2, 3, 1)
-COUNT = 53  # a prime: no batch size divides it
-
-
-def example(number):
-    """An example made by TensorFlow; each picture shows nothing but its number."""
-    features = {
-        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes([number] * 6)])),
-        "filename": tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"é{number}.png".encode()])),
-        "attributes": tf.train.Feature(int64_list=tf.train.Int64List(value=[number % 2, 1])),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """53 examples in the shards that TensorFlow's writer made of them, one of which is empty."""
-    folder = tmp_path_factory.mktemp("numbers")
-    shards, bounds = [], (0, 20, 20, 21, COUNT)
-    for index in range(4):
-        name = f"train-{index:05d}-of-00004.tfrecord"
-        numbers = range(bounds[index], bounds[index + 1])
-        with tf.io.TFRecordWriter(str(folder / name)) as writer:
-            for number in numbers:
-                writer.write(example(number))
-        data = (folder / name).read_bytes()
-        shards.append(Shard(name, len(numbers), len(data), hashlib.sha256(data).hexdigest()))
-    splits = {"train": Split(COUNT, tuple(shards)), "valid": Split(0, ()), "test": Split(0, ())}
-    write_dataset(folder, Dataset(SHAPE, ("Odd", "Number"), splits, 0, "numbers"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def examples(folder):
-    return Examples(sorted(folder.glob("train-*")))
+def examples(numbers):
+    return Examples(sorted(numbers.glob("train-*")))
 
 
 def take(examples, *, batch, steps, first_step=0, seed=1, workers=1, replicas_on_worker=1):
@@ -55,7 +20,7 @@ def take(examples, *, batch, steps, first_step=0, seed=1, workers=1, replicas_on
         elements = list(
             batches(
                 examples,
-                SHAPE,
+                NUMBER_SHAPE,
                 seed=seed,
                 first_step=first_step,
                 global_batch_size=batch,
@@ -75,21 +40,12 @@ def take(examples, *, batch, steps, first_step=0, seed=1, workers=1, replicas_on
     return numbers.reshape(steps - first_step, -1), starts[..., 0]
 
 
-def test_records_are_what_tensorflow_wrote(examples, folder):
-    expected = [example(number) for number in range(COUNT)]
-    assert len(examples) == COUNT
-    assert examples.read(np.arange(COUNT)).tolist() == expected
-    assert examples.read(np.array([52, 0, 20])).tolist() == [expected[52], expected[0], expected[20]]
-    read = tf.data.TFRecordDataset(sorted(map(str, folder.glob("train-*")))).as_numpy_iterator()
-    assert list(read) == expected
-
-
 def test_an_epoch_is_a_permutation_of_the_whole_split_and_the_next_is_another(examples):
     numbers, _ = take(examples, batch=10, steps=16)
-    flat = numbers.ravel()[: 3 * COUNT].reshape(3, COUNT)  # batches run on across the ends of epochs
+    flat = numbers.ravel()[: 3 * NUMBERS].reshape(3, NUMBERS)  # batches run on across the ends of epochs
     for epoch in flat:
-        assert sorted(epoch) == list(range(COUNT))
-    correlations = np.corrcoef([range(COUNT), *flat]) - np.eye(4)  # with the order in the shards, too
+        assert sorted(epoch) == list(range(NUMBERS))
+    correlations = np.corrcoef([range(NUMBERS), *flat]) - np.eye(4)  # with the order in the shards, too
     assert np.abs(correlations).max() < 0.45
     assert not np.array_equal(numbers, take(examples, batch=10, steps=16, seed=2)[0])
 
@@ -105,59 +61,12 @@ def test_the_replicas_slices_are_the_global_batch(examples, workers, replicas):
 
 
 def test_a_batch_may_be_larger_than_the_split(examples):
-    numbers, _ = take(examples, batch=2 * COUNT + 3, steps=3)
-    sequence, _ = take(examples, batch=3, steps=(2 * COUNT + 3))
+    numbers, _ = take(examples, batch=2 * NUMBERS + 3, steps=3)
+    sequence, _ = take(examples, batch=3, steps=(2 * NUMBERS + 3))
     np.testing.assert_array_equal(numbers.ravel(), sequence.ravel()[: numbers.size])
-    assert sorted(numbers[0, :COUNT]) == sorted(numbers[0, COUNT : 2 * COUNT]) == list(range(COUNT))
+    assert sorted(numbers[0, :NUMBERS]) == sorted(numbers[0, NUMBERS : 2 * NUMBERS]) == list(range(NUMBERS))
 
 
 def test_reading_can_begin_at_any_step(examples):
     whole, _ = take(examples, batch=8, steps=20)
     np.testing.assert_array_equal(take(examples, batch=8, steps=20, first_step=13)[0], whole[13:])
-
-
-def test_load_split(folder):
-    images, attributes, names = load_split(str(folder), "train")
-    assert images.shape == (COUNT, *SHAPE) and images.dtype == np.uint8
-    assert images[:, 1, 2, 0].tolist() == list(range(COUNT))
-    assert attributes.dtype == np.int64 and attributes.tolist() == [[n % 2, 1] for n in range(COUNT)]
-    assert names == [f"é{number}.png" for number in range(COUNT)]
-    images, attributes, names = load_split(str(folder), "train", limit=7)
-    assert len(images) == len(attributes) == len(names) == 7
-    with pytest.raises(UserError, match="no examples in its split 'valid'"):
-        load_split(str(folder), "valid")
-
-
-def test_missing_and_cut_shards_are_named(folder, tmp_path):
-    dataset = read_dataset(folder)
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    shard = tmp_path / dataset.splits["train"].shards[3].name
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(UserError, match=f"{shard.name}' is missing or has another size"):
-        open_split(str(tmp_path), dataset, "train")
-    shard.unlink()
-    with pytest.raises(UserError, match=f"{shard.name}' is missing or has another size"):
-        open_split(str(tmp_path), dataset, "train")
-
-
-def test_shards_of_a_bucket_are_checked_and_fetched_once(folder, bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    dataset = read_dataset(folder)
-    for file in folder.iterdir():
-        (bucket / "set" / file.name).write_bytes(file.read_bytes())
-    damaged = bucket / "set" / dataset.splits["train"].shards[0].name
-    good = damaged.read_bytes()
-    damaged.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
-    with pytest.raises(UserError, match=f"{damaged.name}' does not match the sha256"):
-        open_split("gs://bucket/set", dataset, "train")
-
-    damaged.write_bytes(good)
-    images, _, _ = load_split("gs://bucket/set", "train")
-    assert images[:, 0, 0, 0].tolist() == list(range(COUNT))
-    damaged.unlink()  # a second worker on this machine reads the first one's copy
-    assert len(open_split("gs://bucket/set", dataset, "train")) == COUNT
-
-    renewed = dataclasses.replace(dataset, splits={"train": Split(1, (Shard("gone", 1, 9, "0"),))})
-    with pytest.raises(UserError, match="gs://bucket/set/gone' is missing"):
-        open_split("gs://bucket/set", renewed, "train")

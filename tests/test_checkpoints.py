@@ -1,10 +1,13 @@
+import contextlib
+import os
 import shutil
+import subprocess
 
 import keras
 import numpy as np
 import pytest
 
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import RunError, UserError
 from latentfaces.components.train.checkpoints import Checkpoints
 
 FILES = ("state.index", "state.data-00000-of-00001", "losses.npy")
@@ -137,3 +140,23 @@ def test_what_a_killed_writer_left_is_not_a_checkpoint(tmp_path):
     again = Run(folder)
     assert again.restore() == 3
     assert_same(again.weights(), run.weights())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_a_full_disk_is_told_and_the_checkpoint_before_is_whole(tmp_path):
+    (tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path / "disk"]).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        folder = tmp_path / "disk" / "c"
+        history = trained(folder, 1)
+        run = Run(folder, seed=1)
+        with contextlib.suppress(OSError), open(tmp_path / "disk" / "filler", "wb", 0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        with pytest.raises(RunError, match="step 2 can't be written to .*No space left on device"):
+            run.checkpoints.save(2, LOSSES)
+        assert run.restore() == 1
+        assert_same(run.weights(), history[0])
+    finally:
+        subprocess.run(["umount", tmp_path / "disk"], check=True)

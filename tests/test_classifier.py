@@ -34,3 +34,12 @@ def test_accuracy_and_learnable_columns():
     assert learnable(attributes, 2).tolist() == [False, False, True]
     probabilities = np.array([[0.9, 0.6, 0.6], [0.8, 0.1, 0.6], [0.7, 0.7, 0.6], [0.6, 0.2, 0.6]])
     assert accuracy(probabilities, attributes).tolist() == [1, 0.75, 0.5]
+
+
+def test_large_images_are_read_at_a_smaller_size():
+    images = np.random.default_rng(0).integers(0, 256, (50, 128, 64, 3), np.uint8)
+    attributes = np.random.default_rng(1).integers(0, 2, (50, 1))
+    read = train_classifier(images, attributes, seed=0, steps=1)
+    larger = images.repeat(3, axis=1).repeat(3, axis=2)
+    read_larger = train_classifier(larger, attributes, seed=0, steps=1)
+    np.testing.assert_allclose(read_larger(larger), read(images), atol=1e-3)

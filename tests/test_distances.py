@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from latentfaces.common import images as arrays
 from latentfaces.common.images import diversity
+from latentfaces.components.evaluate.metrics import reconstruction
 from latentfaces.components.evaluate.metrics.reconstruction import mean_squared_error, psnr
 
 
@@ -27,3 +29,13 @@ def test_a_collapsed_generator_has_no_diversity():
     image = np.random.default_rng(0).random((1, 8, 8, 1), np.float32)
     assert diversity(image.repeat(20, axis=0)) == pytest.approx(0, abs=1e-6)
     assert diversity(image) == 0
+
+
+def test_a_part_at_a_time_gives_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    images, others = rng.random((7, 4, 5, 3), np.float32), rng.random((7, 4, 5, 3), np.float32)
+    spread, error = diversity(images), mean_squared_error(images, others)
+    monkeypatch.setattr(arrays, "AT_ONCE", 7 * 8)
+    monkeypatch.setattr(reconstruction, "AT_ONCE", 3 * 60)
+    assert diversity(images) == pytest.approx(spread, rel=1e-12)
+    assert mean_squared_error(images, others) == pytest.approx(error, rel=1e-12)

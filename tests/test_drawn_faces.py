@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,10 +161,48 @@ def test_refuses_what_is_out_of_range(tmp_path):
         (tmp_path / "new", 1, -1, "--seed -1 is out of bounds: it has to be at least 0"),
         (tmp_path / "file", 1, 0, "is a file"),
         ("gs://bucket/faces", 1, 0, "not a local folder"),
+        (Path("gs://bucket/faces"), 1, 0, "not a local folder"),
+        ("~no-one-of-this-name/faces", 1, 0, "names no one's home"),
     ):
         with pytest.raises(UserError, match=reason):
             synthesize(output, count, seed)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**32, 20_260_101_120_000, 10**40])
+def test_takes_any_seed_from_zero_on(tmp_path, seed):
+    synthesize(tmp_path, 2, seed)
+    synthesize(tmp_path, 2, seed)  # it is known again
+    image, _ = draw_face(np.random.default_rng((seed, 1)))
+    image.save(tmp_path / "expected.jpg", quality=93)
+    drawn = (tmp_path / "img_align_celeba" / "000001.jpg").read_bytes()
+    assert drawn == (tmp_path / "expected.jpg").read_bytes()
+
+
+def test_finds_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for number, output in enumerate(("~/faces0", Path("~/faces1"))):
+        synthesize(output, 1, 0)
+        assert (tmp_path / f"faces{number}" / "img_align_celeba" / "000001.jpg").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_runs_nothing_that_lies_in_the_working_directory(tmp_path):
+    """Also where the caller, a program in another folder, has not asked for that."""
+    (tmp_path / "program.py").write_text(
+        "from latentfaces.preprocessing.drawn_faces import synthesize\n"
+        "if __name__ == '__main__': synthesize('faces', 1, 0)\n"
+    )
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    for name in ("multiprocessing", "random", "struct"):
+        (downloads / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    subprocess.run(command, cwd=downloads, env=environment, check=True, timeout=60)
+    assert (downloads / "faces" / "img_align_celeba" / "000001.jpg").is_file()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_interrupt_leaves_no_process_and_no_data_set(tmp_path):

@@ -1,6 +1,10 @@
 import base64
+import dataclasses
+import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -12,9 +16,13 @@ from conftest import make_dataset
 from PIL import Image
 
 from latentfaces.common import storage
-from latentfaces.common.errors import UserError
+from latentfaces.common.dataset import ShardWriter, encode_example, make_splits, read_dataset, write_dataset
+from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.lease import hold
 from latentfaces.common.models import MODELS
 from latentfaces.common.pictures import grid
+from latentfaces.components.evaluate import folder as evaluations
+from latentfaces.components.evaluate import inputs
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.figures.manifold import manifold
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
@@ -204,12 +212,13 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
 
 def test_the_manifold_grows_to_the_right_and_upwards_by_the_quantiles_of_the_data():
     means = np.stack([np.linspace(-1, 1, 201), np.linspace(0, 2, 201) ** 2], axis=1).astype(np.float32)
+    inputs = SimpleNamespace(fitting=lambda count: count)
     for dimension, low, reach in ((0, -1, 2), (1, 0, 4)):
 
         def generate(points, dimension=dimension, low=low, reach=reach):
             return (points[..., dimension, None, None, None] - low) / reach
 
-        picture = manifold(SimpleNamespace(latent_dim=2, means=means, generate=generate))
+        picture = manifold(SimpleNamespace(latent_dim=2, means=means, generate=generate, inputs=inputs))
         shares = np.linspace(0.025, 0.975, 30)
         expected = [255 * shares] if dimension == 0 else 255 * shares[::-1, None] ** 2
         sheet = np.asarray(picture.image)[..., 0]
@@ -303,9 +312,206 @@ def test_mistakes_are_told_before_anything_is_made(faces, tmp_path):
         ({"models": {"vae": vae, "gan": str(digits)}}, "28x28x1.*16x16x3"),
         ({"models": {"diffusion": gan}}, "model diffusion is unknown"),
         ({"models": {"gan": gan}, "seed": -1}, "--seed -1 is out of bounds"),
-        ({"models": {"gan": gan}, "output": str(file / "out")}, "can't be written"),
+        ({"models": {"gan": gan}, "output": str(file / "out")}, "cannot be written"),
     ]
     for arguments, says in cases:
         with pytest.raises(UserError, match=says):
             evaluate(**{"dataset": data, "output": str(output), **arguments})
         assert not output.exists()
+
+
+def evaluation(seed, *names):
+    """What an evaluation might write."""
+    pictures = {f"grids/{name}.png": f"{name} {seed}".encode() for name in names}
+    shown = "".join(
+        f'"data:image/png;base64,{base64.b64encode(each).decode()}"' for each in pictures.values()
+    )
+    report = f"<title>Evaluation – latentfaces</title>{shown}"
+    return {**pictures, "report.html": report.encode(), "metrics.json": b'{"held_out": {"seed": %d}}' % seed}
+
+
+FOREIGN = {"grids/mine.png": b"mine", "grids/deep/a.png": b"deep", "notes.txt": b"note"}
+OLD, NEW = evaluation(1, "real", "renamed", "samples"), evaluation(2, "real", "samples", "manifold")
+
+
+class KilledError(BaseException):
+    """In the place of a process's end."""
+
+
+@pytest.mark.parametrize("place", ["local", "bucket"])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_killed_at_any_moment_it_leaves_a_whole_evaluation(request, tmp_path, monkeypatch, place, is_done):
+    """Foreign files stay; pictures of ours go that the new one has not, whatever they were called."""
+    root = tmp_path if place == "local" else request.getfixturevalue("bucket")
+    write, delete = storage.write, storage.delete
+
+    def found(folder):
+        names = storage.list_files(folder)
+        return {name: storage.read(folder / name) for name in names if not name.startswith(".lease")}
+
+    for last in itertools.count():
+        folder = root / f"{last}"
+        for name, content in {**FOREIGN, **OLD}.items():
+            write(folder / name, content)
+        operations = itertools.count()
+
+        def stopping(operation, folder=folder, last=last, operations=operations):
+            def stopped(path, *arguments):
+                if path.name.startswith(".lease"):
+                    return operation(path, *arguments)
+                here = found(folder)
+                if "metrics.json" in here:  # a reader may come at any moment
+                    assert (
+                        here.items() >= (OLD if here["metrics.json"] == OLD["metrics.json"] else NEW).items()
+                    )
+                number = next(operations)
+                if number < last or number == last and is_done:
+                    operation(path, *arguments)
+                if number >= last:
+                    raise KilledError
+
+            return stopped
+
+        monkeypatch.setattr(storage, "write", stopping(write))
+        monkeypatch.setattr(storage, "delete", stopping(delete))
+        killed = True
+        try:
+            with hold(folder) as lease:
+                evaluations.replace(folder, NEW, lease)
+                killed = False
+        except KilledError:
+            pass
+        monkeypatch.setattr(storage, "write", write)
+        monkeypatch.setattr(storage, "delete", delete)
+        with hold(folder) as lease:
+            evaluations.claim(folder, lease)
+        begun = last > 0 or is_done
+        assert found(folder) == {**FOREIGN, **(NEW if begun else OLD)}
+        if not killed:
+            break
+    assert last > 6
+
+
+def test_another_evaluation_into_the_folder_is_refused_meanwhile(faces, tmp_path):
+    with hold(tmp_path / "out"), pytest.raises(UserError, match="in use by another process"):
+        evaluate(str(faces / "data"), str(tmp_path / "out"), {"gan": str(faces / "gan")})
+    assert not contents(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "report.html", ".new.zip"])
+def test_a_folder_with_files_of_others_in_the_places_of_ours_is_left_alone(faces, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is not an evaluation's"):
+        evaluate(str(faces / "data"), str(tmp_path), {"gan": str(faces / "gan")})
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_an_earlier_evaluation_stays_when_there_is_no_room(tmp_path, monkeypatch):
+    for name, content in OLD.items():
+        storage.write(tmp_path / name, content)
+
+    def write(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "write", write)
+    with hold(tmp_path) as lease, pytest.raises(RunError, match="No space left on device.*make room"):
+        evaluations.replace(tmp_path, NEW, lease)
+    assert contents(tmp_path) == OLD
+
+
+def test_large_images_are_fewer_in_a_bounded_amount_of_memory(faces, monkeypatch):
+    arguments = str(faces / "data"), {name: str(faces / name) for name in ("vae", "gan")}, 0
+    whole = Inputs(*arguments)
+    assert whole.share == 1 and whole.notes == []
+    monkeypatch.setattr(inputs, "AT_ONCE", 3_000_000)
+    monkeypatch.setattr(inputs, "LEAST_HELD_OUT", 1)
+    some = Inputs(*arguments)
+    vae, gan = some.models
+    images = [some.real.train, vae.train_means], [some.real.held_out, vae.means, vae.reconstructions]
+    bytes_of_train, bytes_of_held_out = (sum(array.nbytes for array in arrays) for arrays in images)
+    made = vae.samples.nbytes + gan.samples.nbytes + vae.concept_images.nbytes
+    assert 700_000 < bytes_of_train <= 750_000
+    assert 1_000_000 < bytes_of_held_out + made <= 2_250_000
+    (note,) = some.notes
+    assert f"{len(some.real.train)} train and {len(some.real.held_out)} held-out images" in note
+    assert f"{len(gan.samples)} samples" in note and len(gan.samples) < 1000
+    np.testing.assert_array_equal(gan.samples, whole.models[1].samples[: len(gan.samples)])
+
+
+ENVIRONMENT = """
+import json, sys
+import latentfaces
+print(json.dumps(latentfaces.evaluate(*sys.argv[1:3], json.loads(sys.argv[3]))))
+"""
+
+
+def test_the_environment_and_keras_own_configuration_change_nothing(faces, result, tmp_path):
+    (tmp_path / ".keras").mkdir()
+    settings = {
+        "backend": "torch",
+        "floatx": "float16",
+        "epsilon": 0.1,
+        "image_data_format": "channels_first",
+    }
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(settings))
+    models = {name: str(faces / name) for name in ("vae", "gan")}
+    arguments = [str(faces / "data"), str(tmp_path / "out"), json.dumps(models)]
+    subprocess.run(
+        [sys.executable, "-c", ENVIRONMENT, *arguments],
+        env={**os.environ, "HOME": str(tmp_path), "KERAS_BACKEND": "torch"},
+        check=True,
+    )
+    assert contents(tmp_path / "out") == contents(faces / "out")
+
+
+def test_names_need_not_be_utf_8(faces, tmp_path):
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    images, _ = draw(12, seed=0)
+    shards = []
+    for split in SIZES:
+        with ShardWriter((folder / f"{split}-00000-of-00001.tfrecord").open("wb")) as writer:
+            for image in images:
+                writer.write(encode_example(image.tobytes(), "\udcff\x1b[31m.png", None))
+        shards.append((split, writer.shard(f"{split}-00000-of-00001.tfrecord")))
+    dataset = dataclasses.replace(
+        read_dataset(faces / "data"), attribute_names=(), splits=make_splits(shards)
+    )
+    write_dataset(folder, dataset)
+    metrics = evaluate(str(folder), str(folder / "out"), {"gan": str(faces / "gan")})
+    assert metrics["held_out"]["examples"] == 12
+    assert "evaluated on" in (folder / "out" / "report.html").read_text()
+
+
+def test_a_data_set_that_is_replaced_meanwhile_is_not_mixed_with_the_new_one(faces, tmp_path):
+    make_dataset(tmp_path / "data", train=draw(10, seed=0)[0], test=draw(10, seed=1)[0])
+    loaded = Inputs(str(tmp_path / "data"), {"gan": str(faces / "gan")}, 0)
+    make_dataset(tmp_path / "data", ("A", "B", "C"), train=draw(10, seed=2), test=draw(10, seed=3))
+    with pytest.raises(UserError, match="was replaced while it was read"):
+        _ = loaded.real
+
+
+def test_wrong_networks_are_told_before_anything_is_made(faces, tmp_path):
+    other = random_generator((28, 28, 1), 5)
+    spoiled = random_generator(SHAPE, 5)
+    spoiled.set_weights([np.full_like(weight, np.nan) for weight in spoiled.get_weights()])
+    bad_encoder = {"encoder": perfect_decoder(SHAPE), "decoder": perfect_decoder(SHAPE)}
+    for number, (name, networks, says) in enumerate(
+        [
+            ("gan", {"generator": other}, "generator.keras' .*it gives 28x28x1, and 16x16x3 is needed"),
+            ("gan", {"generator": spoiled}, "generator.keras' gives values that are not finite"),
+            ("vae", bad_encoder, "encoder.keras' .*it takes 768, and 16x16x3 is needed"),
+        ]
+    ):
+        save_model(tmp_path / f"{number}", name, SHAPE, 5, **networks)
+        with pytest.raises(UserError, match=says):
+            evaluate(str(faces / "data"), str(tmp_path / "out"), {name: str(tmp_path / f"{number}")})
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_history_is_told_before_anything_is_made(faces, tmp_path):
+    shutil.copytree(faces / "gan", tmp_path / "gan")
+    (tmp_path / "gan" / "history.csv").write_bytes(b"step,loss\n10,\xff\n")
+    with pytest.raises(UserError, match="gan/history.csv is damaged"):
+        evaluate(str(faces / "data"), str(tmp_path / "out"), {"gan": str(tmp_path / "gan")})
+    assert not (tmp_path / "out").exists()

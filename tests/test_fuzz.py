@@ -19,10 +19,11 @@ from PIL import Image
 from latentfaces.common.dataset import read_dataset
 from latentfaces.preprocessing.job import run
 from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
+from latentfaces.preprocessing.untrusted import MAX_PIXELS
 
 CASES = 4000
 LONGEST_SECONDS = 10.0
-LARGEST_MEMORY = 1536 << 20  # an image of nearly MAX_PIXELS, decoded, converted and composited
+LARGEST_MEMORY = 16 * MAX_PIXELS + (400 << 20)  # WebP and AVIF take most; and the process
 
 FORMATS = {
     "JPEG": {},
@@ -32,6 +33,9 @@ FORMATS = {
     "BMP": {},
     "TIFF": {"compression": "tiff_lzw"},
     "PPM": {},
+    "AVIF": {},
+}
+REFUSED_FORMATS = {
     "TGA": {"compression": "tga_rle"},
     "ICO": {},
     "PCX": {},
@@ -43,7 +47,7 @@ FORMATS = {
 def valid_images():
     """{format: content} of small photographs, some with transparency."""
     images = {}
-    for number, (name, options) in enumerate(FORMATS.items()):
+    for number, (name, options) in enumerate({**FORMATS, **REFUSED_FORMATS}.items()):
         image = Image.fromarray(photograph(number, 24, 32))
         if name in ("PNG", "WEBP", "ICO"):
             image.putalpha(128)
@@ -155,10 +159,13 @@ def test_every_damaged_input_of_a_job_is_accounted_for_by_name(tmp_path, form):
         f"good{number}.{name.lower()}": content for number, (name, content) in enumerate(images.items())
     }
     if form == "folder":
-        path = tmp_path / "source"
+        path = tmp_path / os.fsdecode(b"source-\xfc")
         path.mkdir()
         for name, content in inputs.items():
             (path / name).write_bytes(content)
+        for number, content in enumerate(images.values()):  # names that are not UTF-8
+            (path / os.fsdecode(b"\xff%d.jpg" % number)).write_bytes(content)
+            inputs[rf"\xff{number}.jpg"] = content
     else:
         path = tmp_path / "source.zip"
         inputs |= {
@@ -175,7 +182,10 @@ def test_every_damaged_input_of_a_job_is_accounted_for_by_name(tmp_path, form):
     written = [name for split in dataset.splits for name in names(tmp_path / "set", split)]
     assert sorted([*written, *(line["source"] for line in rejected)]) == sorted(inputs)
     assert all(line["reason"] for line in rejected) and dataset.rejected == len(rejected)
-    assert {f"good{number}.{name.lower()}" for number, name in enumerate(images)} <= set(written)
+    assert {f"good{number}.{name.lower()}" for number, name in enumerate(FORMATS)} <= set(written)
+    for number, name in enumerate(REFUSED_FORMATS, len(FORMATS)):
+        reasons = [line["reason"] for line in rejected if line["source"] == f"good{number}.{name.lower()}"]
+        assert reasons == [f"format {name} is not read: convert the image to JPEG or PNG"]
     assert {file for file in tmp_path.parent.rglob("*") if tmp_path not in file.parents} == before
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import hashlib
 import io
@@ -22,7 +23,8 @@ from rich.console import Console
 from latentfaces.common import storage
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import UserError
-from latentfaces.preprocessing.commit import sweep
+from latentfaces.common.examples import load_split
+from latentfaces.preprocessing.commit import new_job
 from latentfaces.preprocessing.job import run
 from latentfaces.preprocessing.plan import PLAN, make_plan, write_plan
 from latentfaces.preprocessing.resize import decode, smart_resize
@@ -91,9 +93,10 @@ def test_dataset_json_describes_the_shards_that_are_there(reference):
         assert len(reference[shard["name"]]) == shard["bytes"]
         assert hashlib.sha256(reference[shard["name"]]).hexdigest() == shard["sha256"]
         assert 0 < shard["examples"] <= 10
-    assert sorted(name for name in reference if name.startswith("valid")) == [
-        "valid-00000-of-00002.tfrecord",
-        "valid-00001-of-00002.tfrecord",
+        assert shard["name"].endswith(f"-{shard['sha256'][:16]}.tfrecord")
+    assert sorted(name[:20] for name in reference if name.startswith("valid")) == [
+        "valid-00000-of-00002",
+        "valid-00001-of-00002",
     ]
 
 
@@ -166,13 +169,29 @@ def test_any_photographs_with_bad_files_among_them(photographs, tmp_path, channe
         assert line["source"] == name and reason in line["reason"]
 
 
-def test_too_many_refusals_fail_the_job_after_the_list_is_written(photographs, tmp_path):
-    output = tmp_path / "set"
-    with pytest.raises(UserError, match="4 of 14 inputs were refused, more than --max-rejected 0.28"):
+@pytest.mark.parametrize("place", ["local", "gs"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_too_many_refusals_fail_the_job_after_the_list_is_written(
+    celeba, photographs, tmp_path, request, place, earlier
+):
+    output = tmp_path / "set" if place == "local" else request.getfixturevalue("bucket") / "set"
+    if earlier:
+        run(str(celeba), str(output), image_size=16)
+    before = files(output)
+    with pytest.raises(
+        UserError, match="4 of 14 inputs were refused, more than --max-rejected 0.28"
+    ) as error:
         run(str(photographs), str(output), image_size=16, max_rejected=0.28)
-    assert [path.name for path in output.iterdir()] == ["rejected.jsonl"]
-    assert {json.loads(line)["source"] for line in (output / "rejected.jsonl").open()} == REFUSALS.keys()
+    result = files(output)
+    failed = result.pop("rejected.failed.jsonl")
+    assert str(output / "rejected.failed.jsonl") in str(error.value)
+    assert result == before
+    assert {json.loads(line)["source"] for line in failed.splitlines()} == REFUSALS.keys()
     assert run(str(photographs), str(output), image_size=16, max_rejected=0.29).rejected == 4
+    result = files(output)
+    assert result["rejected.jsonl"] == failed and "rejected.failed.jsonl" not in result
+    shards = {shard.name for split in read_dataset(output).splits.values() for shard in split.shards}
+    assert result.keys() == {"dataset.json", "rejected.jsonl"} | shards
 
 
 def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
@@ -180,24 +199,86 @@ def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
         console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=120)
         run(str(photographs), str(tmp_path / "set"), image_size=16, max_rejected=0.5, console=console)
         text = console.file.getvalue()
-        assert "FnApiRunner" in text
+        assert "shards on Beam's FnApiRunner, " in text
         assert ("14 of 14 images" in text and "left, 4 refused" in text) == terminal
         for words in ("refused: not an image", "refused: too many pixels", "14 inputs in", "images/s"):
             assert words in text
 
 
+@pytest.mark.parametrize("place", ["local", "gs"])
 def test_an_earlier_data_set_and_leftovers_of_killed_jobs_are_replaced(
-    celeba, photographs, tmp_path, reference
+    celeba, photographs, tmp_path, request, reference, place
 ):
-    output = tmp_path / "set"
+    output = tmp_path / "set" if place == "local" else request.getfixturevalue("bucket") / "set"
     run(str(photographs), str(output), image_size=8, max_rejected=0.5)
-    (output / f".job-{'0' * 32}").mkdir()
-    (output / f".job-{'0' * 32}" / "train-00000-of-00009.tfrecord.1234").write_bytes(b"half a shard")
-    (output / "test-00007-of-00009.tfrecord").write_bytes(b"of another plan")
-    (output / "notes-of-mine.txt").write_text("stay")
+    names = [f"test-00007-of-00009{content}.tfrecord" for content in ("", f"-{'0' * 16}")]
+    for number, account in enumerate([None, json.dumps([*names, "../x", "a"]).encode()]):
+        folder = output / f".job-{number:032x}"
+        storage.write(folder / "train-00000-of-00009.tfrecord.1234", b"half a shard")
+        storage.write(folder / "plan.jsonl", b"")
+        if account:
+            storage.write(folder / "commit.json", account)
+    for name in names:  # as far as it came
+        storage.write(output / name, b"of another plan")
+    storage.write(output.parent / "x", b"someone else's")
+    storage.write(output / "rejected.failed.jsonl", b"of an earlier try")
+    storage.write(output / ".lease", b"")  # of a process that was killed
+    if place == "gs":
+        storage.delete(output / ".lease")  # it would have to run out
     run(str(celeba), str(output), image_size=16, examples_per_shard=10)
-    assert files(output) == reference | {"notes-of-mine.txt": b"stay"}
-    assert not list(output.glob(".job-*"))
+    assert files(output) | {"dataset.json": b""} == reference | {"dataset.json": b""}
+    assert place == "gs" or not list(output.glob(".*"))
+    assert storage.read(output.parent / "x") == b"someone else's"
+
+
+def make_foreign(folder, name):
+    """Puts something of someone else's into a folder."""
+    content = b"theirs"
+    if name == "dataset.json of another kind":
+        name, content = "dataset.json", b'{"version": 1, "rows": 5}'
+    elif name == "damaged dataset.json":
+        name, content = "dataset.json", storage.read(folder / "dataset.json")[:-100]
+    storage.write(folder / name, content)
+
+
+@pytest.mark.parametrize("place", ["local", "gs"])
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        "train-00000-of-00010.tfrecord",
+        "deeper/train-00000-of-00010.tfrecord",
+        ".job-mine/plan.jsonl",
+        "dataset.json/x",
+        "dataset.json of another kind",
+        "damaged dataset.json",
+    ],
+)
+def test_an_output_that_holds_anything_not_ours_is_refused(
+    celeba, photographs, tmp_path, request, place, earlier, name
+):
+    if (name == "damaged dataset.json") > earlier or (
+        name == "dataset.json/x" and (earlier or place == "gs")
+    ):
+        pytest.skip("there is no such case")
+    output = tmp_path / "set" if place == "local" else request.getfixturevalue("bucket") / "set"
+    if earlier:
+        run(str(photographs), str(output), image_size=8, max_rejected=0.5)
+    make_foreign(output, name)
+    before = files(output)
+    with pytest.raises(UserError) as error:
+        run(str(celeba), str(output), image_size=16)
+    assert str(output) in str(error.value) and "name an empty folder" in str(error.value)
+    assert files(output) == before
+
+
+def test_a_description_that_someone_puts_there_meanwhile_is_left_alone(celeba, tmp_path, monkeypatch):
+    put, output = WriteShard.setup, tmp_path / "set"
+    monkeypatch.setattr(WriteShard, "setup", lambda self: (put(self), make_foreign(output, "dataset.json")))
+    with pytest.raises(UserError, match="dataset.json is not a description that this program wrote"):
+        run(str(celeba), str(output), image_size=16)
+    assert files(output) == {"dataset.json": b"theirs"}
 
 
 JOB = """
@@ -219,27 +300,37 @@ def many(tmp_path_factory):
     return root / "many"
 
 
-def test_a_job_killed_at_any_moment_leaves_no_data_set_and_can_be_run_again(many, tmp_path):
+def test_a_job_killed_at_any_moment_leaves_the_earlier_data_set_and_can_be_run_again(celeba, many, tmp_path):
     output = tmp_path / "set"
     script = tmp_path / "script.py"
     script.write_text(JOB)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run(str(many), str(tmp_path / "whole"))
     whole = files(tmp_path / "whole")
+    earlier = run(str(celeba), str(output), image_size=16)
     moments = {
         "planned": lambda: any(output.glob(".job-*/plan.jsonl")),
         "writing": lambda: any(output.glob(".job-*/*.tfrecord.*")),
-        "some shards": lambda: sum(1 for _ in output.glob("*.tfrecord")) >= 5,
-        "most shards": lambda: sum(1 for _ in output.glob("*.tfrecord")) >= len(whole) - 10,
+        "some shards": lambda: sum(1 for _ in output.glob(".job-*/*.tfrecord")) >= 5,
+        "most shards": lambda: sum(1 for _ in output.glob(".job-*/*.tfrecord")) >= len(whole) - 10,
+        "committing": lambda: any(output.glob(".job-*/commit.json")),
+        "putting in place": lambda: sum(1 for _ in output.glob("*.tfrecord")) > 25,
     }
+    committed = False
     for moment, reached in moments.items():
         process = subprocess.Popen([sys.executable, str(script), str(many), str(output)], env=environment)
-        while not reached():
-            assert process.poll() is None, f"the job ended before it was {moment}"
-            time.sleep(0.0005)
+        while process.poll() is None:
+            with contextlib.suppress(FileNotFoundError):  # the job removes folders while we look
+                if reached():
+                    break
+            time.sleep(0.0001)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not (output / "dataset.json").exists(), moment
+        if moment in ("committing", "putting in place"):  # may have been too fast for us
+            committed = committed or read_dataset(output) != earlier
+        if not committed:
+            assert read_dataset(output) == earlier, moment
+            assert len(load_split(str(output), "train")[0]) == 96, moment
     run(str(many), str(output))
     assert files(output) == whole
     assert not list(output.glob(".*"))
@@ -272,9 +363,10 @@ def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path,
     writer, units, folder = make_writer(celeba, tmp_path)
     for unit in (*units, *units[:3]):
         writer.process(unit)
-    written = {path.name: path.read_bytes() for path in tmp_path.glob("*.tfrecord")}
+    written = {path.name: path.read_bytes() for path in folder.glob("*.tfrecord")}
     assert written == {name: content for name, content in reference.items() if name.endswith(".tfrecord")}
-    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".tfrecord"}
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_straggler_of_a_dead_job_cannot_write(celeba, tmp_path, bucket):
@@ -297,7 +389,8 @@ def test_a_sweep_leaves_a_straggler_nothing_to_publish(celeba, tmp_path, monkeyp
 
     def sweep_and_publish(*args):
         if next(times) == late:
-            sweep(tmp_path / "set")
+            with new_job(tmp_path / "set"):
+                pass
         publish(*args)
 
     monkeypatch.setattr(storage, "publish", sweep_and_publish)

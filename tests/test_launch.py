@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from conftest import free_ports, make_dataset
@@ -24,6 +26,8 @@ from latentfaces.components.train.launch.processes import start as start_process
 from latentfaces.components.train.launch.rendezvous import Rendezvous, meet
 
 STEPS = 300
+COMMAND = str(Path(sys.executable).parent / "latentfaces")
+TOKEN = "secret"
 RUN = ["--preset", "book", "--batch-size", "24", "--steps", str(STEPS), "--seed", "7"]
 OFTEN = ["--log-steps", "20", "--checkpoint-steps", "7"]
 
@@ -52,15 +56,16 @@ def start(faces):
 class Run:
     """A run of `latentfaces train vae` in a process of its own."""
 
-    def __init__(self, faces, output, *options, workers=2):
+    def __init__(self, faces, output, *options, workers=2, **how):
         self.output = output
         self._log = output.with_suffix(".log")
         command = ["train", "vae", "--dataset", faces, "--output", output, "--workers", str(workers)]
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "latentfaces", *command, *RUN, *options],
+                [COMMAND, *command, *RUN, *options],
                 stdout=log,
                 stderr=log,
+                **how,
             )
 
     def log(self):
@@ -94,7 +99,7 @@ def _find(parent, command):
     """Waits for a child of `parent` whose command line holds `command`; returns its process id."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for line in subprocess.check_output(["ps", "-eo", "pid,ppid,args"], text=True).splitlines()[1:]:
+        for line in subprocess.check_output(["ps", "-wweo", "pid,ppid,args"], text=True).splitlines()[1:]:
             pid, ppid, args = line.split(None, 2)
             if int(ppid) == parent and command in args:
                 return int(pid)
@@ -106,7 +111,7 @@ def assert_none_left(folder):
     """Fails if processes of a run in `folder`, zombies aside, are there two seconds from now."""
     deadline = time.monotonic() + 2
     while True:
-        lines = subprocess.check_output(["ps", "-eo", "stat,pid,args"], text=True).splitlines()
+        lines = subprocess.check_output(["ps", "-wweo", "stat,pid,args"], text=True).splitlines()
         left = [line for line in lines if str(folder) in line and not line.startswith("Z")]
         if not left:
             return
@@ -173,12 +178,14 @@ def test_a_run_whose_processes_are_killed_ends_with_the_same_bits(start, uninter
 
 def test_a_terminated_run_saves_and_goes_on_whatever_the_number_of_workers(start, uninterrupted, tmp_path):
     often = ["--log-steps", "20", "--checkpoint-minutes", "0.02", "--stuck-seconds", "5"]
-    run = start(tmp_path / "run", *often)
+    (tmp_path / "scratch").mkdir()
+    run = start(tmp_path / "run", *often, env=os.environ | {"TMPDIR": str(tmp_path / "scratch")})
     run.wait_for_step(1)  # one that is written because of the time
     run.process.terminate()
     assert run.end() == 143, run.log()
+    assert not list((tmp_path / "scratch").iterdir())
     saved = run.step()
-    assert f"the checkpoint of step {saved} is saved" in run.log() and 0 < saved < STEPS
+    assert f"leaving; the checkpoint of step {saved} is saved" in run.log() and 0 < saved < STEPS
     assert_none_left(tmp_path)
     shutil.copytree(tmp_path / "run", tmp_path / "three")
 
@@ -271,6 +278,78 @@ def test_no_process_outlives_the_one_that_started_it(start, tmp_path, number, st
     assert "Traceback" not in run.log()
 
 
+def listening(process):
+    """The addresses at which a process and all that it started listen."""
+    tree = [process, *process.children(recursive=True)]
+    return [each.laddr for one in tree for each in one.net_connections("inet") if each.status == "LISTEN"]
+
+
+def test_ctrl_c_saves_a_checkpoint_and_one_worker_opens_no_port(start, tmp_path):
+    (tmp_path / "downloads").mkdir()
+    for name in ("random", "keras", "tensorflow", "preprocessing", "numpy"):
+        (tmp_path / "downloads" / f"{name}.py").write_text("raise SystemExit('a stranger was run')")
+    run = start(
+        tmp_path / "run",
+        "--checkpoint-steps",
+        "100000",
+        "--steps",
+        "100000",
+        workers=1,
+        cwd=tmp_path / "downloads",
+    )
+    run.wait_until(lambda: "steps/s" in run.log())
+    assert listening(psutil.Process(run.process.pid)) == []
+    run.process.send_signal(signal.SIGINT)
+    assert run.end(30) == 130, run.log()
+    assert f"leaving; the checkpoint of step {run.step()} is saved" in run.log() and run.step() > 0
+    assert "Aborted." in run.log() and "stranger" not in run.log()
+
+
+def test_workers_on_one_machine_can_be_reached_by_no_one_else(start, tmp_path):
+    # A proxy that is not there: nothing of this goes to it.
+    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "grpc_proxy")}
+    run = start(tmp_path / "run", "--steps", "100000", env=os.environ | proxy)
+    run.wait_until(lambda: "steps/s" in run.log())
+    if "listen on all addresses" in run.log():
+        pytest.skip("this machine does not let us make a network namespace")
+    ours, theirs = (os.readlink(f"/proc/{pid}/ns/net") for pid in (os.getpid(), run.worker(1)))
+    assert ours != theirs
+    # What listens in our own network: nothing but perhaps what a test before left, and never TensorFlow.
+    ports = {each.port for each in listening(psutil.Process(run.process.pid))}
+    for port in ports:
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+
+
+def test_fewer_gpus_than_promised_are_told(start, tmp_path):
+    run = start(tmp_path / "run", "--gpus-per-worker", "1", workers=1)
+    assert run.end() == 1
+    assert "error: worker 0 of 1: this worker sees 0 GPUs, and --gpus-per-worker promises 1" in run.log()
+
+
+def test_someone_elses_worker_says_whom_it_waits_for_and_can_be_ended(start, tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    config = {
+        "cluster": {"chief": addresses[:1], "worker": addresses[1:]},
+        "task": {"type": "worker", "index": 0},
+    }
+    run = start(tmp_path / "run", env=os.environ | {"TF_CONFIG": json.dumps(config)})
+    run.wait_until(lambda: f"waiting for the workers at {', '.join(addresses)}" in run.log())
+    _find(run.process.pid, "launch.worker")
+    run.process.terminate()
+    assert run.end(5) == 143
+    assert_none_left(tmp_path)
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_one_lives(start, tmp_path):
+    first = start(tmp_path / "run", "--log-steps", "20", workers=1)
+    first.wait_until(lambda: (first.output / "config.json").exists())
+    second = start(first.output, "--log-steps", "20", workers=1)
+    assert second.end() == 2
+    assert f"{first.output} is in use by another process" in second.log()
+    assert first.end() == 0, first.log()
+
+
 def test_a_different_run_in_the_folder_is_refused(start, uninterrupted):
     run = start(uninterrupted, "--batch-size", "12")
     assert run.end() == 2
@@ -320,7 +399,14 @@ class TestRendezvous:
                 """Each of `agents` is (index, attempt, reason); returns the answers or errors."""
                 calls = [
                     pool.submit(
-                        meet, rendezvous, index, 1000 + index, attempt=attempt, reason=reason, seconds=10
+                        meet,
+                        rendezvous,
+                        index,
+                        1000 + index,
+                        attempt=attempt,
+                        reason=reason,
+                        seconds=10,
+                        token=TOKEN,
                     )
                     for index, attempt, reason in agents
                 ]
@@ -329,7 +415,7 @@ class TestRendezvous:
             yield all_meet
 
     def test_all_learn_the_addresses_and_at_once_when_one_is_lost(self, rendezvous, all_meet, caplog):
-        Rendezvous(rendezvous, 3, max_restarts=1, seconds=10).start()
+        Rendezvous(rendezvous, 3, 1, 10, TOKEN).start()
         answers = all_meet([(2, 0, ""), (0, 0, ""), (1, 0, "")])
         assert [answer[1] for answer in answers] == [1, 1, 1]
         assert {tuple(answer[2]) for answer in answers} == {
@@ -348,36 +434,80 @@ class TestRendezvous:
         assert {str(error) for error in errors} == {"worker 0 stumbled; after 1 restarts the workers give up"}
 
     def test_an_agent_that_comes_again_ends_the_attempt(self, rendezvous, all_meet):
-        Rendezvous(rendezvous, 2, max_restarts=3, seconds=10).start()
+        Rendezvous(rendezvous, 2, 3, 10, TOKEN).start()
         first = all_meet([(0, 0, ""), (1, 0, "")])
         with ThreadPoolExecutor() as pool:
-            again = pool.submit(meet, rendezvous, 1, 2001, attempt=0, reason="", seconds=10)
+            again = pool.submit(meet, rendezvous, 1, 2001, attempt=0, reason="", seconds=10, token=TOKEN)
             first[0][0].settimeout(2)
             assert first[0][0].recv(1) == b""
             _, attempt, addresses = all_meet([(0, 1, "")])[0]
             assert (attempt, addresses[1]) == (2, "127.0.0.1:2001") == again.result()[1:2] + (addresses[1],)
 
     def test_the_number_of_restarts_outlives_worker_0(self, rendezvous, all_meet):
-        Rendezvous(rendezvous, 2, max_restarts=3, seconds=10).start()
+        Rendezvous(rendezvous, 2, 3, 10, TOKEN).start()
         assert [answer[1] for answer in all_meet([(0, 0, ""), (1, 3, "")])] == [4, 4]
 
-    def test_strangers_are_sent_away(self, rendezvous, all_meet, caplog):
-        Rendezvous(rendezvous, 2, max_restarts=3, seconds=10).start()
+    STRANGE = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[]\n",
+        b'{"index": 0, "port": 1, "attempt": 0}\n',
+        b'0 {"index": Infinity, "port": 1, "attempt": 99, "reason": "", "nonce": ""}\n',
+        b"0" * 64 + b" " + b"[" * 60_000 + b"\n",
+        b"x" * 200_000,
+        b"\n",
+        b"",
+    ]
+
+    def test_nothing_that_a_stranger_sends_ends_or_delays_a_run(self, rendezvous, all_meet, caplog):
+        Rendezvous(rendezvous, 2, 3, 10, TOKEN).start()
         host, port = rendezvous.split(":")
-        for message in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 7, "port": 1, "attempt": 0}\n', b""):
+        random = np.random.default_rng(0)
+        noise = [random.integers(0, 256, random.integers(1, 300), np.uint8).tobytes() for _ in range(40)]
+        for message in (*self.STRANGE, *noise, *(line + b"\n" for line in noise)):
             with socket.create_connection((host, int(port))) as stranger:
-                stranger.sendall(message)
-                stranger.shutdown(socket.SHUT_WR)
-                assert stranger.recv(1) == b""
-        assert [answer[1] for answer in all_meet([(0, 0, ""), (1, 0, "")])] == [1, 1]
-        assert caplog.text.count("came to the rendezvous by mistake") == 4
+                with contextlib.suppress(OSError):
+                    stranger.sendall(message)
+        with pytest.raises(
+            RunError, match="did not answer within 0 s"
+        ):  # the wrong secret, and a forged index
+            meet(rendezvous, 0, 666, attempt=9, reason="forged", seconds=0, token="guessed")
+        with contextlib.ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)]
+            silent[-1].send(b"0")  # and one that begins a message
+            started = time.monotonic()
+            answers = all_meet([(0, 0, ""), (1, 0, "")])
+            assert time.monotonic() - started < 2
+            assert [answer[1] for answer in answers] == [1, 1]
+            for stranger in silent[-3:]:  # still, one that comes while the run goes on
+                stranger.close()
+            answers[0][0].settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                answers[0][0].recv(1)
+        assert "it does not know the group's token" in caplog.text
+
+    def test_an_answer_that_is_forged_is_not_believed(self, rendezvous, monkeypatch):
+        monkeypatch.setattr("latentfaces.components.train.launch.rendezvous.PATIENCE", 0.2)
+        host, port = rendezvous.split(":")
+        with socket.create_server((host, int(port))) as server, ThreadPoolExecutor() as pool:
+
+            def forge():
+                connection, _ = server.accept()
+                connection.sendall(b"challenge\n")
+                connection.recv(1 << 16)
+                connection.sendall(b'0 {"attempt": 1, "addresses": ["evil:1", "evil:2"]}\n')
+                return connection
+
+            forging = pool.submit(forge)
+            with pytest.raises(RunError, match="did not answer within 0 s"):
+                meet(rendezvous, 1, 1001, attempt=0, reason="", seconds=0, token=TOKEN)
+            forging.result().close()
 
     def test_who_is_missing_is_told_after_the_deadline(self, rendezvous):
-        Rendezvous(rendezvous, 3, max_restarts=3, seconds=0.2).start()
+        Rendezvous(rendezvous, 3, 3, 0.2, TOKEN).start()
         with pytest.raises(RunError, match="of 3 workers, these did not come within 0 s: 0, 2"):
-            meet(rendezvous, 1, 1001, attempt=0, reason="", seconds=10)
+            meet(rendezvous, 1, 1001, attempt=0, reason="", seconds=10, token=TOKEN)
 
     def test_a_worker_0_that_is_not_there_is_told_after_the_deadline(self, rendezvous, monkeypatch):
         monkeypatch.setattr("latentfaces.components.train.launch.rendezvous.PATIENCE", 0.2)
         with pytest.raises(RunError, match=f"worker 0 at {rendezvous} did not answer within 1 s"):
-            meet(rendezvous, 1, 1001, attempt=0, reason="", seconds=1)
+            meet(rendezvous, 1, 1001, attempt=0, reason="", seconds=1, token=TOKEN)

@@ -93,3 +93,14 @@ def test_an_option_of_another_model_is_refused():
         settle("vae", {"preset": "small", "rebalance": True}, (32, 32, 3))
     with pytest.raises(UserError, match="batch size 32 of the GAN can't be divided among 6 replicas"):
         RunOptions(workers=3, gpus_per_worker=2).check_batch("GAN", 32)
+
+
+def test_any_seed_will_do_and_small_ones_stay_as_they_are():
+    def short(seed):
+        return settle("vae", {"preset": "small", "seed": seed}, (32, 32, 3)).short_seed
+
+    assert [short(seed) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    large = {short(seed) for seed in (2**32, 2**32 + 1, 1_795_653_667_000, 10**40)}
+    assert len(large) == 4 and all(0 <= seed < 2**32 for seed in large)
+    with pytest.raises(UserError, match="--seed -1 is out of bounds: it has to be at least 0"):
+        short(-1)

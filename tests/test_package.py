@@ -89,3 +89,31 @@ def test_the_import_of_tensorflow_is_quiet_but_for_last_words(tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     assert crash.returncode < 0 and crash.stderr == "F0000 00:00 no such instruction\n"
+
+
+def test_programs_keep_traffic_to_this_machine_from_a_proxy_and_their_children_from_the_working_folder():
+    code = """
+import os
+from latentfaces.common.program import start_logging
+start_logging()
+print(os.environ["no_proxy"], os.environ["NO_PROXY"], os.environ["PYTHONSAFEPATH"])
+"""
+    done = python(code, env=os.environ | {"NO_PROXY": "corp.example,localhost", "no_proxy": ""})
+    hosts = "corp.example,localhost,127.0.0.1,::1"
+    assert done.stdout.split() == [hosts, hosts, "1"]
+
+
+def test_keras_is_set_up_as_we_need_it_whatever_the_environment_says(tmp_path):
+    (tmp_path / "keras.json").write_text(
+        json.dumps(
+            {"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.1}
+        )
+    )
+    code = """
+from latentfaces.common.program import import_tensorflow
+import_tensorflow()
+from keras import config
+print(config.backend(), config.floatx(), config.image_data_format(), config.epsilon())
+"""
+    done = python(code, env=os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "torch"})
+    assert done.stdout.split() == ["tensorflow", "float32", "channels_last", "1e-07"], done.stderr

@@ -30,6 +30,13 @@ def test_small_images_are_enlarged_by_a_whole_factor():
     assert (np.asarray(grid(flat))[..., :3] == 128).all()
 
 
+def test_very_large_images_are_reduced():
+    images = np.full((1, 2, 512, 384, 3), 0.5, np.float32)
+    assert grid(images).size == (2 * 192 + 4, 256)
+    assert (np.asarray(grid(images, tight=True)) == (128, 128, 128, 255)).all()
+    assert grid(images, tight=True).size == (2 * 192, 256)
+
+
 def test_tight_grids_have_no_gaps_and_grey_images_stay_grey():
     images = random_images(3, 2, 28, 28, 1)
     sheet = np.asarray(grid(images, tight=True))

@@ -15,7 +15,7 @@ from kfp import dsl
 from PIL import Image
 
 from latentfaces.common.config import RunOptions
-from latentfaces.common.models import joint_parameters
+from latentfaces.common.models import joint_parameters, settle
 from latentfaces.common.options import parameters, type_and_option
 from latentfaces.components.check.component import check
 from latentfaces.components.preprocess.component import preprocess
@@ -73,23 +73,51 @@ def test_every_option_is_a_parameter_with_its_type_and_default(spec):
     assert {"precision", "xla", "gan_rebalance", "checkpoint_minutes", "max_restarts"} <= said.keys()
 
 
-def test_a_components_function_runs_in_this_process(celeba, tmp_path):
+@pytest.fixture
+def checking(celeba, tmp_path):
+    """Calls the check's function with the pipeline's defaults and some changes."""
     options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
     values = {each.name: each.default for each in options}
-    places = {
-        "source": str(celeba),
-        "root": str(tmp_path / "root"),
-        "destination": str(tmp_path / "evaluation"),
-    }
-    assert check.python_func(**places, **values | {"workers": 2, "gpus_per_worker": 4}) == 8
-    with pytest.raises(SystemExit) as ending:
-        check.python_func(**places, **values | {"gan_batch_size": 9, "workers": 2})
-    assert ending.value.code == 2
+    places = {"source": str(celeba), "root": str(tmp_path / "root"), "destination": str(tmp_path / "out")}
+    return lambda **changes: check.python_func(**{**places, **values, **changes})
 
+
+def test_the_check_returns_the_gpus_as_text(checking, spec):
+    # From a NUMBER, Kubeflow's driver drops the limit without a word.
+    assert checking(workers=2, gpus_per_worker=4) == "8" and checking() == "0"
+    output = spec["components"]["comp-check"]["outputDefinitions"]["parameters"]["Output"]
+    assert output["parameterType"] == "STRING"
+
+
+def test_the_check_refuses_with_status_2_and_leaves_the_sentence(checking, tmp_path, monkeypatch):
+    words = tmp_path / "words"
+    monkeypatch.setenv("LATENTFACES_LAST_WORDS", str(words))
+    monkeypatch.setenv("no_proxy", "")  # which a program extends
+    earlier = settle("vae", {"preset": "faces", "seed": 3}, (64, 64, 3))
+    (tmp_path / "earlier" / "vae").mkdir(parents=True)
+    (tmp_path / "earlier" / "vae" / "config.json").write_text(earlier.to_json())
+    for changes, says in (
+        ({"gan_batch_size": 9, "workers": 2}, "batch size 9 of the GAN can't be divided among 2 replicas"),
+        ({"root": str(tmp_path / "earlier")}, "holds a run whose seed is 3, and 0 is asked for"),
+        ({"source": str(tmp_path / "none")}, "none does not exist"),
+    ):
+        with pytest.raises(SystemExit) as ending:
+            checking(**changes)
+        assert ending.value.code == 2 and words.read_text().startswith("2 ") and says in words.read_text()
+    assert checking(root=str(tmp_path / "earlier"), seed=3) == "0"
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(SystemExit):
+        checking()
+    assert f"{tmp_path}/root lies on this pod's own disk" in words.read_text()
+
+
+def test_preprocessing_passes_on_the_description_alone(celeba, tmp_path):
     dataset = dsl.Dataset(uri=str(tmp_path / "dataset.json"))
     values = {each.name: each.default for each in parameters(PreprocessConfig)} | {"image_size": 16}
-    preprocess.python_func(source=str(celeba), location=str(tmp_path / "dataset"), dataset=dataset, **values)
-    assert dataset.metadata["location"] == str(tmp_path / "dataset")
+    location = str(tmp_path / "dataset")
+    preprocess.python_func(source=str(celeba), location=location, dataset=dataset, **values)
+    assert dataset.metadata["location"] == location
     assert (tmp_path / "dataset.json").read_bytes() == (tmp_path / "dataset" / "dataset.json").read_bytes()
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import photograph
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from latentfaces.preprocessing import resize
 from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
@@ -91,7 +91,7 @@ def pictures():
     yield "ppm", encoded(solid, "PPM"), (200, 100, 50), 0
     yield "tiff", encoded(solid, "TIFF"), (200, 100, 50), 0
     yield "webp", encoded(solid, "WEBP", lossless=True), (200, 100, 50), 0
-    yield "tga", encoded(solid, "TGA"), (200, 100, 50), 0
+    yield "avif", encoded(solid, "AVIF", quality=100), (200, 100, 50), 2
     yield "jpeg-progressive", encoded(solid, "JPEG", progressive=True, quality=95), (200, 100, 50), 3
     yield "jpeg-cmyk", encoded(solid.convert("CMYK"), "JPEG", quality=95), (200, 100, 50), 4
     yield "tiff-cmyk", encoded(solid.convert("CMYK"), "TIFF"), (200, 100, 50), 0
@@ -139,6 +139,61 @@ def test_every_mode_becomes_rgb_and_grey(data, colour, tolerance):
     assert np.abs(grey[..., 0].astype(int) - np.asarray(luma)).max() <= 1
 
 
+def converted_by_pillow(data, channels):
+    """What `decode` gives, in the simplest way: the whole image at once, rotated by Pillow."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        factor = (255 if np.nanmax(values) <= 1 else 1) if image.mode == "F" else 1 / 257
+        image = Image.fromarray(np.rint((np.nan_to_num(values) * factor).clip(0, 255)).astype(np.uint8))
+    elif image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image if image.mode in ("1", "L") else image.convert("RGB")
+    return np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(*image.size[::-1], channels)
+
+
+def colourful_pictures():
+    """(id, file content): a photograph in every mode and orientation."""
+    picture = Image.fromarray(photograph(3, 31, 44))
+    deep = np.asarray(picture)[..., 0].astype(np.uint16) * 257 + np.arange(44, dtype=np.uint16)
+    unit = deep.astype(np.float32) / 65535
+    unit[3, 5], unit[30, 43] = np.nan, 1.0
+    alpha = picture.copy()
+    alpha.putalpha(picture.getchannel(1))
+    coloured = picture.quantize(40)
+    yield "grey-16", encoded(Image.fromarray(deep), "PNG")
+    yield "tiff-int32", encoded(Image.fromarray(deep.astype(np.int32) - 300), "TIFF")
+    yield "tiff-float", encoded(Image.fromarray(unit), "TIFF")
+    yield "tiff-float-255", encoded(Image.fromarray(np.where(unit == 1, 300, unit * 255)), "TIFF")
+    yield "tiff-lab", encoded(Image.merge("LAB", picture.split()), "TIFF")
+    yield "tiff-cmyk", encoded(picture.convert("CMYK"), "TIFF")
+    yield "tiff-one-bit", encoded(picture.convert("1"), "TIFF", compression="group4")
+    yield "jpeg-cmyk", encoded(picture.convert("CMYK"), "JPEG")
+    yield "rgba", encoded(alpha, "PNG")
+    yield "webp-rgba", encoded(alpha, "WEBP")
+    yield "grey-alpha", encoded(alpha.convert("LA"), "PNG")
+    yield "palette", encoded(coloured, "PNG", transparency=bytes(range(0, 240, 6)))
+    yield "gif", encoded(coloured, "GIF", transparency=7)
+    yield "rgb-colour-key", encoded(picture, "PNG", transparency=picture.getpixel((20, 20)))
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        for name in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
+            yield f"{name.lower()}-{orientation}", encoded(picture, name, exif=exif)
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=id) for id, data in colourful_pictures()])
+@pytest.mark.parametrize("strip_pixels", [resize.STRIP_PIXELS, 44 * 7, 1])
+def test_strips_upright_make_the_image_that_pillow_makes(monkeypatch, data, strip_pixels):
+    monkeypatch.setattr(resize, "STRIP_PIXELS", strip_pixels)
+    for channels in (1, 3):
+        np.testing.assert_array_equal(decode(data, channels), converted_by_pillow(data, channels))
+
+
 @pytest.mark.parametrize(
     "data, reason",
     [
@@ -147,7 +202,11 @@ def test_every_mode_becomes_rgb_and_grey(data, colour, tolerance):
         (encoded(Image.fromarray(photograph(0)), "JPEG")[:2000], "truncated image"),
         (encoded(Image.fromarray(photograph(0)), "PNG")[:2000], "truncated image"),
         (b"P5 60000 60000 255\n", "too many pixels"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (
+            b"\x89PNG\r\n\x1a\n\x1b[2J",
+            "^not an image: neither JPEG nor PNG nor WEBP nor TIFF nor [A-Z nor]+$",
+        ),
+        (encoded(Image.new("L", (6, 4)), "PNG").replace(b"IDAT", b"\x1b[2J"), "damaged image: [ -~]+$"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_reason(data, reason):

@@ -1,8 +1,16 @@
+import copy
 import csv
+import json
+import os
 import shutil
 import stat
+import tempfile
+import time
+import tracemalloc
 import zipfile
 from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import write_celeba
@@ -12,7 +20,8 @@ from latentfaces.common import storage
 from latentfaces.common.errors import UserError
 from latentfaces.preprocessing.resize import RefusedImage
 from latentfaces.preprocessing.sources import Image, find, hash_split
-from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
+from latentfaces.preprocessing.sources.celeba import ATTRIBUTES, LISTS
+from latentfaces.preprocessing.sources.zip import Zip, ZipEntry
 
 
 def contents(source):
@@ -84,11 +93,17 @@ def as_from_kaggle(tree):
         with (tree / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([header, *(row for row in rows if row and row[0].endswith(".jpg"))])
         (tree / f"{name}.txt").unlink()
+    for name in LISTS:
+        if name.endswith(".csv") and not (tree / name).exists():
+            (tree / name).write_text("image_id,x\n000001.jpg,1\n")
 
 
 def lists_beside_the_images(tree):
+    for name in LISTS:
+        (tree / "img_align_celeba" / name).write_text("")
     for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
-        (tree / name).rename(tree / "img_align_celeba" / name)
+        (tree / name).replace(tree / "img_align_celeba" / name)
+        (tree / "img_align_celeba" / name).with_suffix(".csv").unlink()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +121,100 @@ def test_every_layout_of_celeba_gives_the_same(tree, celeba, change):
     source = find(str(tree))
     assert contents(source) == contents(find(str(celeba)))
     assert source.attribute_names == ATTRIBUTES and source.refused == []
+
+
+@pytest.mark.parametrize(
+    "change, inner",
+    [
+        (as_from_kaggle, "img_align_celeba"),
+        (as_from_kaggle, "img_align_celeba/img_align_celeba"),
+        (as_downloaded_with_img_folder, "Img"),
+        (as_downloaded_with_img_folder, "Img/img_align_celeba"),
+        (as_zip_in_img_folder, "Img"),
+        (as_zip_in_img_folder, "Img/img_align_celeba.zip"),
+    ],
+)
+def test_every_inner_folder_of_celeba_gives_the_same(tree, celeba, change, inner, monkeypatch):
+    change(tree)
+    expected = contents(find(str(celeba)))
+    source = find(str(tree / inner))
+    assert contents(source) == expected and source.refused == []
+    if (tree / inner).is_dir():
+        monkeypatch.chdir(tree / inner)
+        assert contents(find(".")) == expected
+
+
+def whole_zip(tree, path, prefix=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(tree.rglob("*")):
+            if file.is_file():
+                archive.write(file, f"{prefix}{file.relative_to(tree).as_posix()}")
+
+
+@pytest.mark.parametrize("prefix", ["", "archive/"])
+@pytest.mark.parametrize("change", [as_from_kaggle, move_lists_to_anno_and_eval, lists_beside_the_images])
+def test_celeba_as_one_zip_gives_the_same_with_the_lists_in_it(
+    tmp_path, tree, celeba, bucket, change, prefix
+):
+    change(tree)
+    whole_zip(tree, tmp_path / "archive.zip", prefix)
+    source = find(str(tmp_path / "archive.zip"))
+    assert contents(source) == contents(find(str(celeba)))
+    assert source.attribute_names == ATTRIBUTES and source.refused == []
+    storage.write(bucket / "archive.zip", (tmp_path / "archive.zip").read_bytes())
+    assert contents(find("gs://bucket/archive.zip")) == contents(source)
+
+
+def test_what_lies_outside_of_celebas_folder_in_a_zip_is_told(tmp_path, tree, caplog):
+    (tree / "README.txt").write_text("hello")
+    whole_zip(tree, tmp_path / "archive.zip")
+    assert find(str(tmp_path / "archive.zip")).refused == []
+    assert caplog.messages == [
+        f"{tmp_path}/archive.zip: 1 files that are not in img_align_celeba/ are no inputs"
+    ]
+
+
+def test_a_damaged_list_in_a_zip_is_told(tmp_path, tree):
+    whole_zip(tree, tmp_path / "archive.zip")
+    content = (tmp_path / "archive.zip").read_bytes()
+    (tmp_path / "archive.zip").write_bytes(content.replace(b"5_o_Clock_Shadow", b"6_o_Clock_Shadow"))
+    with pytest.raises(UserError, match="archive.zip/list_attr_celeba.txt cannot be read, .*checksum"):
+        find(str(tmp_path / "archive.zip"))
+
+
+def test_a_source_without_labels_or_partition_says_so(tree, caplog):
+    (tree / "list_eval_partition.txt").unlink()
+    assert find(str(tree)).attribute_names == ATTRIBUTES
+    images = tree / "img_align_celeba"
+    assert caplog.messages == [
+        f"no partition found beside {images}: the names of its images decide their split"
+    ]
+    (tree / "list_attr_celeba.txt").unlink()
+    find(str(images))
+    assert caplog.messages[1] == f"no labels found beside {images}: its images have no attributes"
+
+
+@pytest.mark.parametrize("way", ["absolute", "relative", "link", "link to the folder", "hard link"])
+def test_a_label_file_among_the_images_is_none_however_it_is_named(tree, tmp_path, way, monkeypatch):
+    images = tree / "img_align_celeba"
+    labels = images / "labels.txt"
+    (tree / "list_attr_celeba.txt").rename(labels)
+    (tree / "list_eval_partition.txt").unlink()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(labels)
+    (tmp_path / "folder").symlink_to(images)
+    if way == "hard link":
+        (tmp_path / "hard").hardlink_to(labels)
+    named = {
+        "absolute": str(labels),
+        "relative": "celeba/../celeba/img_align_celeba/../img_align_celeba/labels.txt",
+        "link": "link",
+        "link to the folder": "folder/labels.txt",
+        "hard link": "hard",
+    }[way]
+    for source in (str(images), "celeba/img_align_celeba", "folder"):
+        found = find(source, attributes=named)
+        assert found.refused == [] and sum(map(len, found.splits.values())) == 120
 
 
 def test_the_images_folder_itself_and_lists_named_by_option(tree, tmp_path, celeba):
@@ -222,7 +331,7 @@ def test_images_without_a_line_and_lines_without_an_image_are_reported(tree):
         (
             "list_attr_celeba.txt",
             lambda text: text.replace(" Male ", " Bald "),
-            "does not name its attributes",
+            "two attributes have the same name",
         ),
         ("list_attr_celeba.txt", lambda text: "", "does not begin with a count"),
         (
@@ -231,14 +340,74 @@ def test_images_without_a_line_and_lines_without_an_image_are_reported(tree):
             "line 7: expected",
         ),
         ("list_eval_partition.txt", lambda text: text.replace("000007.jpg", "000008.jpg"), "a second line"),
+        ("list_attr_celeba.txt", lambda text: "9" * 5000 + text[3:], "does not begin with a count"),
+        (
+            "list_attr_celeba.txt",
+            lambda text: text.replace(" Male ", " \x1b[2JMale "),
+            "printable characters",
+        ),
+        ("list_attr_celeba.txt", lambda text: text.replace(" Male ", f" {'M' * 201} "), "at most 200"),
+        (
+            "list_attr_celeba.txt",
+            lambda text: text + "\x1b[2J\u202e.jpg 1\n",
+            "line 123: expected a file name",
+        ),
+        (
+            "list_eval_partition.txt",
+            lambda text: text + "\x1b[2J\u202e.jpg 0\n" * 2,
+            r"a second line for \\x1b\[2J\\u202e.jpg",
+        ),
+        ("list_eval_partition.txt", lambda text: text + "x" * (5 << 20), "more than 4,194,304 characters"),
+        (
+            "list_eval_partition.txt",
+            lambda text: text + "\udcff",
+            "cannot be understood .*can't decode byte 0xff",
+        ),
     ],
 )
 def test_lists_that_cannot_be_understood_are_told_with_file_and_line(tree, name, change, words):
     text = (tree / name).read_text()
-    (tree / name).write_text(change(text))
+    (tree / name).write_text(change(text), errors="surrogateescape")
     with pytest.raises(UserError, match=words) as error:
         find(str(tree))
-    assert name in str(error.value)
+    assert name in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("x" * 200_000 + ",0\n", r"cannot be understood \(field larger than field limit"),
+        ('"a\nb",0\n', "line 2: expected a file name and 0"),
+        ('a,"' + "0,\n" * 1000, "line 2: expected a file name and 0"),
+    ],
+)
+def test_a_csv_that_cannot_be_understood_is_told(tree, text, words):
+    (tree / "list_eval_partition.csv").write_text("image_id,partition\n" + text)
+    (tree / "list_eval_partition.txt").unlink()
+    with pytest.raises(UserError, match=f"list_eval_partition.csv {words}"):
+        find(str(tree))
+
+
+def test_a_hundred_thousand_attributes_are_refused_at_once(tree):
+    names = " ".join(f"a{number}" for number in range(100_000))
+    (tree / "list_attr_celeba.txt").write_text(f"1\n{names}\n000001.jpg{' 1' * 100_000}\n")
+    tracemalloc.start()
+    with pytest.raises(UserError, match="there are more than 10,000 attributes"):
+        find(str(tree))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 << 20
+
+
+def test_names_in_labels_are_no_paths(tree):
+    (tree / "outside.jpg").write_bytes((tree / "img_align_celeba" / "000001.jpg").read_bytes())
+    partition = tree / "list_eval_partition.txt"
+    partition.write_text(partition.read_text() + f"../outside.jpg 0\n{tree}/outside.jpg 0\n")
+    labels = tree / "list_attr_celeba.txt"
+    labels.unlink()
+    source = find(str(tree))
+    reason = "listed in list_eval_partition.txt, but there is no such image"
+    assert source.refused == [("../outside.jpg", reason), (f"{tree}/outside.jpg", reason)]
 
 
 def test_missing_and_empty_sources_are_told(tmp_path):
@@ -336,3 +505,218 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
     reasons = {name: str(data) for split in read.values() for name, (_, data) in split.items()}
     assert reasons.keys() == {"dangling.jpg", "loop.jpg"}
     assert all(reason.startswith("unreadable file: ") for reason in reasons.values())
+
+
+def test_links_to_folders_are_refused_by_name(tmp_path):
+    images = tmp_path / "images"
+    (images / "deep" / "er").mkdir(parents=True)
+    (images / "deep" / "er" / "a.jpg").write_bytes(b"a")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.jpg").write_bytes(b"b")
+    (images / "out").symlink_to(tmp_path / "elsewhere")
+    (images / "deep" / "round").symlink_to("..")
+    (images / ".hidden").symlink_to("..")
+    (images / "file.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    source = find(str(images))
+    reason = "a link to a folder: put the folder itself there"
+    assert source.refused == [("deep/round/", reason), ("out/", reason)]
+    read = contents(source)
+    found = {name: data for split in read.values() for name, (_, data) in split.items()}
+    assert found == {"deep/er/a.jpg": b"a", "file.jpg": b"b"}
+
+
+@contextmanager
+def nobody():
+    """Within it the process may do no more than anyone."""
+    before = os.geteuid(), os.getegid()
+    if before[0] == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before[0])
+        os.setegid(before[1])
+
+
+def test_folders_that_cannot_be_read_are_refused_by_name():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to others
+        images = Path(name)
+        images.chmod(0o755)
+        (images / "a.jpg").write_bytes(b"x")
+        (images / "closed").mkdir()
+        (images / "closed" / "b.jpg").write_bytes(b"x")
+        (images / "closed").chmod(0)
+        with nobody():
+            source = find(name)
+            with pytest.raises(UserError, match="closed cannot be read: Permission denied"):
+                find(f"{name}/closed")
+            with pytest.raises(UserError, match="b.jpg cannot be read: Permission denied"):
+                find(f"{name}/closed/b.jpg")
+        (images / "closed").chmod(0o755)
+    assert source.refused == [("closed/", "unreadable folder: Permission denied")]
+    assert [image.name for split in source.splits.values() for image in split] == ["a.jpg"]
+
+
+def test_a_folder_whose_path_is_too_long_is_refused_by_name(tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.jpg").write_bytes(b"x")
+    monkeypatch.chdir(images)
+    for _ in range(20):  # from folder to folder, for no path is that long
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    open("b.jpg", "w").close()
+    source = find(str(images))
+    ((name, reason),) = source.refused
+    assert name.startswith("ddd") and reason == "unreadable folder: File name too long"
+    os.chdir(images)
+    shutil.rmtree(images / ("d" * 250))
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
+    folder = tmp_path / os.fsdecode(b"faces-\xfc")
+    for name in (b"M\xfcller.jpg", b"\xff\xfe/a.jpg", "ü.jpg".encode(), b"\\xff.jpg"):
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name)
+    source = find(str(folder))
+    images = [image for split in source.splits.values() for image in split]
+    places = json.loads(json.dumps([image.place for image in images]))
+    read = dict(zip([image.name for image in images], source.images.read(places), strict=True))
+    assert read == {
+        r"M\xfcller.jpg": b"M\xfcller.jpg",
+        r"\xff\xfe/a.jpg": b"\xff\xfe/a.jpg",
+        "ü.jpg": "ü.jpg".encode(),
+        r"\xff.jpg": rb"\xff.jpg",
+    }
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"")
+    with pytest.raises(UserError, match="two entries named '.*xff.jpg'") as error:
+        find(str(folder))
+    assert str(error.value).isprintable()
+
+
+def test_objects_are_read_by_the_names_they_have(bucket):
+    for name in ("a//b.jpg", "a///c.jpg", "/d.jpg"):
+        storage.write(storage.join(bucket / "faces", name), name.encode())
+    read = contents(find("gs://bucket/faces"))
+    found = {name: data for split in read.values() for name, (_, data) in split.items()}
+    assert found == {name: name.encode() for name in ("a//b.jpg", "a///c.jpg", "/d.jpg")}
+
+
+def zip_with(path, change, *names):
+    """A zip of deflated entries; `change` gets what is about to be its directory."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, name.encode() * 1000)
+        change(archive.filelist)
+    return path
+
+
+def read_all(path):
+    """{name: content, or the reason why there is none} of a source."""
+    read = contents(find(str(path)))
+    return {
+        name: str(data) if isinstance(data, RefusedImage) else data
+        for split in read.values()
+        for name, (_, data) in split.items()
+    }
+
+
+@pytest.mark.parametrize("offset", [2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 1])
+def test_an_entry_that_is_nowhere_in_a_zip_is_one_refusal(tmp_path, bucket, offset):
+    def misplace(directory):
+        directory[1].header_offset = offset
+
+    path = zip_with(tmp_path / "x.zip", misplace, "a", "b", "c")
+    expected = {
+        "a": b"a" * 1000,
+        "b": "unreadable zip entry: no header where the zip's directory says",
+        "c": b"c" * 1000,
+    }
+    assert read_all(path) == expected
+    storage.write(bucket / "x.zip", path.read_bytes())
+    assert read_all("gs://bucket/x.zip") == expected
+    (refusal,) = Zip(str(path)).read([ZipEntry(-5, 100, 10, 10, 0, 0, False)])
+    assert str(refusal) == expected["b"]
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    def share(directory):
+        for number in range(1000):
+            other = copy.copy(directory[0])
+            other.filename = f"z{number:03d}"
+            directory.append(other)
+
+    read = read_all(zip_with(tmp_path / "x.zip", share, "a", "b"))
+    overlap = "unreadable zip entry: it overlaps another, or the zip's directory"
+    assert Counter(map(str, read.values())) == {overlap: 1000, str(b"a" * 1000): 1, str(b"b" * 1000): 1}
+
+
+def test_an_entry_that_holds_other_entries_is_refused(tmp_path):
+    """As in the zip bombs that quote one local header after the other."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", b"")
+        archive.writestr("b", b"12345")
+        archive.writestr("c", b"67890")
+        outer, inner, _ = archive.filelist
+        start = outer.header_offset + 31
+        end = inner.header_offset + 31 + 5
+        outer.compress_size = outer.file_size = end - start
+        outer.CRC = zipfile.crc32((tmp_path / "x.zip").read_bytes()[start:end])
+    overlap = "unreadable zip entry: it overlaps another, or the zip's directory"
+    assert read_all(tmp_path / "x.zip") == {"a": overlap, "b": b"12345", "c": b"67890"}
+
+
+def test_a_local_header_cannot_reach_into_the_next_entry(tmp_path):
+    path = zip_with(tmp_path / "x.zip", lambda directory: None, "a", "b")
+    content = bytearray(path.read_bytes())
+    set_field(content, 28, 9, 2)  # the length of what follows the name
+    path.write_bytes(content)
+    overlap = "unreadable zip entry: it overlaps another, or the zip's directory"
+    assert read_all(path) == {"a": overlap, "b": b"b" * 1000}
+
+
+def test_a_hundred_thousand_entries_take_memory_and_time_in_proportion(tmp_path):
+    def zip_of_many(count):
+        def repeat(directory):
+            for number in range(1, count):
+                directory.append(copy.copy(directory[0]))
+                directory[-1].filename = f"{number:06d}.jpg"
+
+        return str(zip_with(tmp_path / f"{count}.zip", repeat, "a"))
+
+    path = zip_of_many(100_000)
+    started = time.process_time()
+    assert sum(map(len, find(path).splits.values())) == 100_000
+    assert time.process_time() - started < 10
+    path = zip_of_many(5000)
+    tracemalloc.start()
+    find(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5000 * 2000
+
+
+def test_a_zip_whose_directory_is_damaged_is_told(tmp_path):
+    path = zip_with(tmp_path / "x.zip", lambda directory: None, "a", "ü")
+    content = path.read_bytes()
+    path.write_bytes(content.replace("ü".encode(), b"\xff\xff"))
+    with pytest.raises(UserError, match="x.zip is not a readable zip .*can't decode byte 0xff"):
+        find(str(path))
+    path.write_bytes(content[: content.index(b"PK\1\2") + 70] + content[-22:])
+    with pytest.raises(UserError, match="x.zip is not a readable zip"):
+        find(str(path))
+
+
+def test_an_entry_without_a_name_is_an_input(tmp_path):
+    path = zip_with(tmp_path / "x.zip", lambda directory: None, "a", "bbbb")
+    path.write_bytes(path.read_bytes().replace(b"bbbb", b"\0bbb"))
+    assert read_all(path).keys() == {"a", ""}
+
+
+def test_a_source_that_cannot_be_a_path_is_told(tmp_path):
+    for source in ("x" * 5000, str(tmp_path / ("x" * 300)), "\x1b[2J", os.fsdecode(b"\xff")):
+        with pytest.raises(UserError, match="^the source .*(cannot be read|does not exist)") as error:
+            find(source)
+        assert str(error.value).isprintable()

@@ -148,9 +148,10 @@ def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path
     options = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     processes = []
     for index in range(2):
-        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        roles = {"chief": addresses[:1], "worker": addresses[1:]}  # as Vertex AI and Kubeflow's TFJob have it
+        task = {"type": ("chief", "worker")[index], "index": 0}
         command = [COMMAND, "train", "gan", f"--dataset={tiny_dataset}", f"--output={tmp_path}", *options]
-        environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
+        environment = os.environ | {"TF_CONFIG": json.dumps({"cluster": roles, "task": task})}
         processes.append(
             subprocess.Popen(
                 command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -167,7 +168,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny_dataset,
     config = configure("vae", str(tiny_dataset), preset="small", steps=12, batch_size=BATCH)
     config = dataclasses.replace(config, learning_rate=1e30, learning_rate_decay=False)
     storage.write(tmp_path / "config.json", config.to_json().encode())
-    with pytest.raises(RunError, match=f"worker . of {workers} ended with status 1"):
+    with pytest.raises(
+        RunError, match=f"worker . of {workers}: the loss became nan at step 2: training stopped"
+    ):
         launch(str(tmp_path), RunOptions(workers=workers, log_steps=4))
     errors = capfd.readouterr().err
     assert "Traceback" not in errors

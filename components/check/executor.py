@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 
-def check(source: str, root: str, destination: str, **options: Any) -> int:
+def check(source: str, root: str, destination: str, **options: Any) -> str:
     """Refuses what can't work before any long work starts, and returns the GPUs that a training step needs.
+
+    As text: from a number, Kubeflow's driver drops an accelerator limit without a word.
 
     Args:
         source: Images, local or gs://.
@@ -15,9 +17,10 @@ def check(source: str, root: str, destination: str, **options: Any) -> int:
         **options: those of all steps.
     """
     from latentfaces.common.program import reporting
-    from latentfaces.components.check.check import check_locations, check_options
+    from latentfaces.components.check.check import check_earlier, check_locations, check_options
 
     with reporting():
         check_locations(source, root, destination)
         run = check_options(options)
-    return run.workers * run.gpus_per_worker
+        check_earlier(root, options)
+    return str(run.workers * run.gpus_per_worker)

@@ -11,6 +11,7 @@ from latentfaces.components.evaluate.models import Network
 _BATCH = 64
 _FILTERS = 32
 _SMALLEST = 4  # pixels of the last feature map's side, at least
+_LARGEST = 128  # pixels of the side that is read; larger images are averaged down, for the sake of memory
 
 
 def train_classifier(images: np.ndarray, attributes: np.ndarray, seed: int, steps: int = 450) -> Network:
@@ -47,7 +48,7 @@ def train_classifier(images: np.ndarray, attributes: np.ndarray, seed: int, step
         batch = images[rows]
         batch[mirrored] = batch[mirrored, :, ::-1]
         train(tf.constant(to_float(batch)), tf.constant(attributes[rows], tf.float32))
-    return Network(model)
+    return Network(model, "the attribute classifier")
 
 
 def learnable(attributes: np.ndarray, least: int) -> np.ndarray:
@@ -66,8 +67,10 @@ def _build(image_shape: tuple[int, ...], outputs: int, rng: np.random.Generator)
         return keras.initializers.HeNormal(int(rng.integers(2**31)))
 
     images = keras.Input(image_shape)
-    x, filters = images, _FILTERS
-    while x is images or min(x.shape[1:3]) >= 2 * _SMALLEST:
+    pool = -(-max(image_shape[:2]) // _LARGEST)
+    x = images if pool == 1 else layers.AveragePooling2D(pool, padding="same")(images)
+    filters = _FILTERS
+    while filters == _FILTERS or min(x.shape[1:3]) >= 2 * _SMALLEST:
         x = layers.Conv2D(filters, 4, strides=2, padding="same", kernel_initializer=start())(x)
         x = layers.ReLU()(layers.GroupNormalization(8)(x))
         filters = min(2 * filters, 128)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
 
+from latentfaces.common import storage
 from latentfaces.common.models import MODELS
 
 
@@ -25,15 +28,20 @@ def evaluate(
         report: The report.
         **options: the models' folders, and those of `EvaluateOptions`.
     """
-    from latentfaces.common.program import import_tensorflow, reporting
+    from latentfaces.common.program import reporting
+    from latentfaces.components.evaluate.evaluate import evaluate
 
     with reporting():
-        import_tensorflow()
-        from latentfaces.components.evaluate.evaluate import evaluate
-        from latentfaces.components.evaluate.publish import publish_evaluation
-
         models = {name: options.pop(name).path for name in MODELS}
         numbers = evaluate(dataset.metadata["location"], destination, models, **options)
-        for name, value in publish_evaluation(numbers, destination, report.path).items():
-            metrics.log_metric(name, value)
+        storage.write(Path(report.path), storage.read(storage.resolve(destination) / "report.html"))
+        _log(metrics, numbers)
     return f"{destination}/report.html"
+
+
+def _log(metrics: dsl.Metrics, numbers: Mapping[str, object], prefix: str = "") -> None:
+    for name, value in numbers.items():
+        if isinstance(value, Mapping):
+            _log(metrics, value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            metrics.log_metric(prefix + name, float(value))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import Dataset, read_dataset
+from latentfaces.common.dataset import read_dataset
+from latentfaces.common.errors import UserError
 from latentfaces.common.examples import load_split
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
@@ -19,11 +21,14 @@ from latentfaces.components.evaluate.models import Network, load_network, read_s
 
 logger = logging.getLogger(__name__)
 
-TRAIN_LIMIT = 10_000  # images for the classifier and the concept vector
+# How many images to work with; fewer where they are so large that all would take more bytes than `AT_ONCE`.
+TRAIN_LIMIT = 10_000  # for the classifier and the concept vector
 HELD_OUT_LIMIT = 2_000
 SAMPLES = 1_000  # drawn from each model for the numbers; the pictures show the first of them
+CONCEPT_LIMIT = 200  # moved along the concept vector
+AT_ONCE = 1 << 30
+
 DIVERSITY_LIMIT = 500  # images compared pair by pair
-CONCEPT_LIMIT = 200  # images moved along the concept vector
 LEAST_TRAIN, LEAST_HELD_OUT = 50, 5  # examples with an attribute, and without, to learn it and to judge it
 
 
@@ -31,35 +36,34 @@ class RealImages:
     """The data set's images, and those of their attributes that can be learned and judged.
 
     Args:
-        dataset_uri: the data set folder.
-        dataset: its `dataset.json`.
+        inputs: with the data set.
 
     Attributes:
         train: uint8 [N, H, W, C].
         held_out: uint8 [M, H, W, C].
-        split: the held-out images': "test", or where it is empty the next best.
+        split: the held-out images'.
         attribute_names: of those that can be learned; empty where there are none.
         train_attributes: [N, A] of 0 and 1, in the order of `attribute_names`.
         held_out_attributes: [M, A].
 
     Raises:
-        UserError: if the train split is empty, or a shard is missing or damaged.
+        UserError: if the train split is empty, a shard is missing or damaged, or the data set was replaced.
     """
 
-    def __init__(self, dataset_uri: str, dataset: Dataset) -> None:
-        self.train, train_attributes, _ = load_split(dataset_uri, "train", TRAIN_LIMIT)
-        filled = {name for name, split in dataset.splits.items() if split.examples}
-        self.split = next(name for name in ("test", "valid", "train") if name in filled)
-        self.held_out, held_out_attributes, _ = load_split(dataset_uri, self.split, HELD_OUT_LIMIT)
+    def __init__(self, inputs: Inputs) -> None:
+        uri, self.split = inputs.dataset_uri, inputs.held_out_split
+        self.train, train_attributes, _ = load_split(uri, "train", inputs.train_count)
+        self.held_out, held_out_attributes, _ = load_split(uri, self.split, inputs.held_out_count)
+        if read_dataset(uri).digest != inputs.dataset.digest:
+            raise UserError(f"the data set '{uri}' was replaced while it was read: evaluate again")
         if train_attributes is None or held_out_attributes is None:
             train_attributes, held_out_attributes = (
                 np.zeros((len(images), 0), np.int64) for images in (self.train, self.held_out)
             )
         learnable = classifier.learnable(train_attributes, LEAST_TRAIN)
         learnable &= classifier.learnable(held_out_attributes, LEAST_HELD_OUT)
-        self.attribute_names = [
-            name for name, kept in zip(dataset.attribute_names, learnable, strict=True) if kept
-        ]
+        names = inputs.dataset.attribute_names
+        self.attribute_names = [name for name, kept in zip(names, learnable, strict=True) if kept]
         self.train_attributes = train_attributes[:, learnable]
         self.held_out_attributes = held_out_attributes[:, learnable]
 
@@ -95,8 +99,9 @@ class TrainedModel:
         self.settings = read_settings(folder, name, inputs.dataset.image_shape)
         self.history = read_history(storage.resolve(folder))
         self.generator_name = family.generator
-        self.generator = load_network(folder, f"{family.generator}.keras")
-        self.latent_dim: int = self.generator.input_shape[-1]
+        shape = inputs.dataset.image_shape
+        self.generator = load_network(folder, f"{family.generator}.keras", takes=(None,), gives=shape)
+        self.latent_dim: int = self.generator.input_shape[0]
 
     def generate(self, points: np.ndarray) -> np.ndarray:
         """Returns the images, float32 [..., H, W, C], of latents [..., D], all in one sweep of batches."""
@@ -105,13 +110,14 @@ class TrainedModel:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """Images of random latents, float32 [`SAMPLES`, H, W, C]."""
+        """Images of random latents, float32 [at most `SAMPLES`, H, W, C]."""
         logger.info("evaluate: sampling the %s", self.title)
-        return self.generate(latents.sample(SAMPLES, self.latent_dim, self.inputs.seed))
+        count = self.inputs.fitting(SAMPLES)
+        return self.generate(latents.sample(count, self.latent_dim, self.inputs.seed))
 
     @functools.cached_property
     def sample_predictions(self) -> np.ndarray:
-        """What the attribute classifier reads off the samples, float32 [`SAMPLES`, A]."""
+        """What the attribute classifier reads off the samples, float32 [N, A]."""
         return self.inputs.classifier(self.samples)
 
 
@@ -120,7 +126,8 @@ class Autoencoder(TrainedModel):
 
     def __init__(self, inputs: Inputs, name: str, folder: str) -> None:
         super().__init__(inputs, name, folder)
-        self.encoder = load_network(folder, f"{find_model(name).encoder}.keras")
+        shape, latents = inputs.dataset.image_shape, (self.latent_dim,)
+        self.encoder = load_network(folder, f"{find_model(name).encoder}.keras", takes=shape, gives=latents)
 
     @functools.cached_property
     def train_means(self) -> np.ndarray:
@@ -154,7 +161,8 @@ class Autoencoder(TrainedModel):
             return None
         index = real.attribute_names.index(concepts.CONCEPT)
         vector = concepts.concept_vector(self.train_means, real.train_attributes, index)
-        return self.generate(concepts.move(self.means[:CONCEPT_LIMIT], vector, concepts.STEPS))
+        start = self.means[: self.inputs.fitting(CONCEPT_LIMIT)]
+        return self.generate(concepts.move(start, vector, concepts.STEPS))
 
 
 class Inputs:
@@ -168,6 +176,11 @@ class Inputs:
     Attributes:
         dataset: its `dataset.json`.
         models: in the order in which they are given.
+        train_count: train images that are worked with; they take a quarter of `AT_ONCE` at most.
+        held_out_split: "test", or where it is empty the next best.
+        held_out_count: its images that are worked with.
+        share: of other images that one would work with, those that are; all these take the rest.
+        is_bounded: whether these are fewer than one would work with.
 
     Raises:
         UserError: if there is no data set or model, or they don't fit one another.
@@ -180,11 +193,31 @@ class Inputs:
             (TrainedModel if find_model(name).encoder is None else Autoencoder)(self, name, folder)
             for name, folder in models.items()
         ]
+        filled = [name for name, split in self.dataset.splits.items() if split.examples]
+        self.held_out_split = next((name for name in ("test", "valid") if name in filled), "train")
+        train = min(TRAIN_LIMIT, self.dataset.splits["train"].examples)
+        held_out = min(HELD_OUT_LIMIT, self.dataset.splits[self.held_out_split].examples)
+        size = of_train = math.prod(self.dataset.image_shape)  # bytes of an image
+        others = size * held_out
+        for model in self.models:  # whose arrays are of float32
+            made = SAMPLES
+            if isinstance(model, Autoencoder):
+                made += held_out + CONCEPT_LIMIT * len(concepts.STEPS)
+                of_train += 4 * model.latent_dim
+            others += 4 * (size + model.latent_dim) * made
+        self.train_count = min(train, max(1, AT_ONCE // 4 // of_train))
+        self.share = min(1.0, AT_ONCE * 3 / 4 / max(others, 1))
+        self.held_out_count = self.fitting(held_out)
+        self.is_bounded = self.share < 1 or self.train_count < train
+
+    def fitting(self, count: int) -> int:
+        """Returns how many images to work with where one would take `count`."""
+        return max(1, int(self.share * count))
 
     @functools.cached_property
     def real(self) -> RealImages:
         """The real images; raises `UserError` as `RealImages` does."""
-        return RealImages(self.dataset_uri, self.dataset)
+        return RealImages(self)
 
     @functools.cached_property
     def classifier(self) -> Network:
@@ -202,6 +235,12 @@ class Inputs:
     def notes(self) -> list[str]:
         """What the reader of the numbers should know of the data set."""
         notes = []
+        if self.is_bounded:
+            notes.append(
+                f"The images are large: the numbers are those of {len(self.real.train):,} train and "
+                f"{len(self.real.held_out):,} held-out images and {self.fitting(SAMPLES):,} samples of each "
+                f"model, so that all of them take no more than {AT_ONCE / 2**30:g} GiB."
+            )
         if self.real.split == "train":
             notes.append("The data set has only a train split: the models have seen what they are judged by.")
         elif self.real.split != "test":

@@ -1,21 +1,46 @@
-"""The trained networks: model folders checked, loaded without running foreign code, and run in batches."""
+"""The trained networks: checked before they are made, loaded without foreign code, and run in batches.
 
+A `.keras` file may come from anywhere. It holds Keras' description of the layers, by which few bytes can ask
+for any amount of memory, and their weights in HDF5, which can be packed. So the network is first made without
+weights, to compare what it would take with what the file holds.
+"""
+
+import io
 import json
+import math
 import tempfile
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
 from latentfaces.common import storage
+from latentfaces.common.dataset import printable
 from latentfaces.common.errors import UserError
 from latentfaces.common.images import to_float
-from latentfaces.common.models import find_model
+from latentfaces.common.model_folder import brief, read_network, read_text
+from latentfaces.common.storage import AnyPath
 
 BATCH = 256
+BATCH_BYTES = 256 << 20  # of the largest array between two layers; batches of large ones are smaller
+LARGEST = 1 << 30  # bytes of one image's
+LONGEST = 1 << 20  # bytes of a network's description
+
+# Where a network's parts may come from. Keras' other layers read files, hold tables or loop.
+_MODULES = ("keras.constraints", "keras.initializers", "keras.layers", "keras.regularizers",
+            "keras.src.ops.nn", "keras.src.ops.numpy")  # fmt: skip
+_LAYERS = tuple(
+    f"keras.src.layers.{kind}."
+    for kind in ("activations", "convolutional", "core", "merging", "normalization", "pooling",
+                 "regularization", "reshaping")
+)  # fmt: skip
+_NOTATION = ("__keras_tensor__", "__slice__", "__ellipsis__")  # values, which are of no module
 
 
 class Network:
@@ -23,18 +48,16 @@ class Network:
 
     Args:
         model: with one input of known shape; of several outputs, the first is kept.
+        name: for messages.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        """Wraps the model; its graph is built with the first batch."""
-        self.input_shape = tuple(model.input_shape[1:])
-        outputs = model.output_shape
-        self.output_shape = tuple(outputs[0] if isinstance(outputs, list) else outputs)[1:]
+    def __init__(self, model: keras.Model, name: str) -> None:
+        self.input_shape, self.output_shape, values = _sizes(model)
+        self._name, self._batch = name, max(1, min(BATCH, BATCH_BYTES // (4 * values)))
 
         @tf.function(input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32)])
         def run(batch: tf.Tensor) -> tf.Tensor:
-            result = model(batch, training=False)
-            return tf.cast(result[0] if isinstance(result, list | tuple) else result, tf.float32)
+            return tf.cast(keras.tree.flatten(model(batch, training=False))[0], tf.float32)
 
         self._run = run
 
@@ -46,9 +69,17 @@ class Network:
 
         Returns:
             float32 [N, ...].
+
+        Raises:
+            UserError: if the network gives values that are not finite.
         """
-        batches = (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
-        return np.concatenate([self._run(to_float(batch)).numpy() for batch in batches])
+        outputs = np.empty((len(inputs), *self.output_shape), np.float32)
+        for start in range(0, len(inputs), self._batch):
+            rows = slice(start, start + self._batch)
+            outputs[rows] = self._run(to_float(inputs[rows])).numpy()
+            if not np.isfinite(outputs[rows]).all():
+                raise UserError(f"{self._name} gives values that are not finite: train it again")
+        return outputs
 
 
 def read_settings(folder: str, name: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -60,21 +91,22 @@ def read_settings(folder: str, name: str, image_shape: tuple[int, ...]) -> dict[
         image_shape: (height, width, channels) of the data set.
 
     Raises:
-        UserError: if a file is missing, or the model is of another family or for another image shape.
+        UserError: if there is none, or the model is of another family or for another image shape.
     """
-    root, family = storage.resolve(folder), find_model(name)
-    networks = [f"{network}.keras" for network in (family.encoder, family.generator) if network]
-    for file in ("config.json", *networks):
-        if not storage.is_file(root / file):
-            raise UserError(f"the model folder '{folder}' has no {file}: give one of a finished training run")
     try:
-        settings: dict[str, Any] = json.loads(storage.read(root / "config.json"))
-        model, shape = settings["model"], tuple(settings["image_shape"])
-    except (ValueError, KeyError, TypeError):
+        settings: dict[str, Any] = json.loads(read_text(storage.resolve(folder) / "config.json"))
+        json.dumps(settings, allow_nan=False)
+        model, shape = settings["model"], settings["image_shape"]
+        if not isinstance(model, str) or [type(side) for side in shape] != [int] * 3:
+            raise TypeError
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(folder, "config.json") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"'{folder}/config.json' does not say which model it is: train again") from None
     if model != name:
+        model = printable(model)
         raise UserError(f"the model folder '{folder}' holds a {model}, not a {name}: give it as --{model}")
-    if shape != tuple(image_shape):
+    if shape != list(image_shape):
         raise UserError(
             f"the model '{folder}' was trained for images of {_by(shape)}, and the data set's are "
             f"{_by(image_shape)}: evaluate it on the data set that it was trained on"
@@ -82,21 +114,112 @@ def read_settings(folder: str, name: str, image_shape: tuple[int, ...]) -> dict[
     return settings
 
 
-def load_network(folder: str, name: str) -> Network:
+def _missing(folder: str, file: str) -> UserError:
+    return UserError(f"the model folder '{folder}' has no {file}: give one of a finished training run")
+
+
+def load_network(
+    folder: str, name: str, takes: tuple[int | None, ...], gives: tuple[int | None, ...]
+) -> Network:
     """Loads one `.keras` file with `keras.saving.load_model` in safe mode, from a temporary local copy.
 
+    Args:
+        folder: local or `gs://`.
+        name: of the file.
+        takes: the input's shape, without that of the batch; None stands for any number.
+        gives: the first output's.
+
     Raises:
-        UserError: if it is damaged, or asks for code that safe mode does not run.
+        UserError: if it is damaged, is no network of Keras' own layers, asks for more memory than its weights
+            fill, has other shapes or gives values that are not finite.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / name
-        copy.write_bytes(storage.read(storage.resolve(folder) / name))
-        try:
-            return Network(keras.saving.load_model(copy, compile=False, safe_mode=True))
-        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"'{folder}/{name}' can't be loaded as a safe Keras model: {reason}") from error
+    file = f"'{folder}/{name}'"
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            copy = Path(temporary) / name
+            _copy(storage.resolve(folder) / name, copy, takes, gives)
+            network = Network(keras.saving.load_model(copy, compile=False, safe_mode=True), file)
+        network(np.zeros((1, *network.input_shape), np.float32))
+        return network
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise _missing(folder, name) from None
+    except Exception as error:  # a file that may be anyone's makes Keras raise any kind
+        raise UserError(f"{file} can't be loaded as a safe Keras model: {brief(error)}") from error
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+def _copy(file: AnyPath, copy: Path, takes: tuple[int | None, ...], gives: tuple[int | None, ...]) -> None:
+    """Copies a network that is safe to load; raises an error where it is not, or has other shapes."""
+    archive = zipfile.ZipFile(io.BytesIO(read_network(file)))
+    if archive.getinfo("config.json").file_size > LONGEST:
+        raise ValueError(f"its config.json is longer than {LONGEST:,} bytes")
+    config = json.loads(archive.read("config.json"))
+    kind = tuple(config.get(key) for key in ("module", "class_name", "registered_name"))
+    if kind != ("keras.src.models.functional", "Functional", "Functional"):
+        raise ValueError("it is not a functional model")
+    _check_parts(config["config"])
+    text = json.dumps({**config, "compile_config": None})
+    with ThreadPoolExecutor(1) as other:  # Keras' list of variables without values is a thread's own
+        weights, (has_taken, has_given, values) = other.submit(_plan, text).result()
+    for does, shape, wanted in (("takes", has_taken, takes), ("gives", has_given, gives)):
+        if len(shape) != len(wanted) or any(b not in (None, a) for a, b in zip(shape, wanted, strict=True)):
+            raise ValueError(f"it {does} {_by(shape)}, and {_by(wanted)} is needed")
+    held = archive.read("model.weights.h5")
+    with h5py.File(io.BytesIO(held)) as opened:
+        arrays: list[h5py.Dataset] = []
+        opened.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        if any(array.dtype.kind not in "biuf" for array in arrays):
+            raise ValueError("its weights are not numbers")
+        if sum(array.nbytes for array in arrays) > len(held):
+            raise ValueError("its weights are packed")
+    if weights > len(held):
+        raise ValueError("it holds fewer weights than its layers need")
+    if 4 * values > LARGEST:
+        raise ValueError(f"it makes arrays of {values:,} numbers of one image")
+    with zipfile.ZipFile(copy, "w") as checked:
+        checked.writestr("config.json", text)
+        checked.writestr("metadata.json", archive.read("metadata.json"))
+        checked.writestr("model.weights.h5", held)
+
+
+def _check_parts(part: Any) -> None:
+    """Raises `ValueError` where a network's description names what is not a plain part of Keras.
+
+    Weights are to begin as zeros: they are read anyway, and random ones would take their memory twice.
+    """
+    if isinstance(part, dict):
+        if "class_name" in part and part["class_name"] not in _NOTATION:
+            module, name = part.get("module"), part["class_name"]
+            is_known = module in _MODULES or (module, name) == ("keras", "DTypePolicy")
+            is_known &= part.get("registered_name") in (None, name)
+            if module == "keras.layers":
+                is_known &= getattr(keras.layers, name).__module__.startswith(_LAYERS)
+            if not is_known:
+                raise ValueError(f"{module}.{name} is not a layer that is known to be safe")
+            if module == "keras.initializers":
+                part.update(class_name="Zeros", config={})
+        if len(part.get("inbound_nodes", ())) > 1:  # its sizes would be those of the first use only
+            raise ValueError("it uses a layer twice")
+        part = list(part.values())
+    for each in part if isinstance(part, list) else ():
+        _check_parts(each)
+
+
+def _plan(text: str) -> tuple[int, tuple[Any, ...]]:
+    """Makes a network without weights; returns the bytes that they take, and its sizes."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(json.loads(text), safe_mode=True)
+        weights = sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in model.variables)
+        return weights, _sizes(model)
+
+
+def _sizes(model: keras.Model) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Returns the shapes of input and first output, and the most numbers between two layers, of an image."""
+    (taken,), given = model.inputs, model.outputs[0]
+    arrays = [array for step in model.operations for array in keras.tree.flatten(step.output)]
+    return taken.shape[1:], given.shape[1:], max(math.prod(array.shape[1:]) for array in arrays)
+
+
+def _by(shape: Sequence[int | None]) -> str:
+    return "x".join("any" if side is None else str(side) for side in shape)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image
 
 from latentfaces.common import pictures
-from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
+from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, RealImages, TrainedModel
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Picture:
         return pictures.png(self.image)
 
 
+# Of what is found: about images, about models that only generate, about others, and about all of them.
+ORDER = (RealImages, TrainedModel, Autoencoder, Inputs)
+
 Subject = TypeVar("Subject")
 Content = TypeVar("Content", Result, Picture)
 
@@ -74,13 +77,13 @@ class Finding(Generic[Content]):
     """What a registered function gave for one subject.
 
     Attributes:
-        subject: what it was called with.
+        rank: of what it is about, among pictures and in `metrics.json`: an index in `ORDER`.
         name: key in `metrics.json`, or file name in `grids/` without suffix.
         front: what the page writes before its headings: the title of a second autoencoder.
         content: what it gave.
     """
 
-    subject: object
+    rank: int
     name: str
     front: str
     content: Content
@@ -130,7 +133,8 @@ class Registry(Generic[Content]):
                     if is_further and about is Autoencoder:
                         front = f"{subject.title}: "
                 is_further = True
-                yield Finding(subject, full_name, front, content)
+                rank = max(rank for rank, kind in enumerate(ORDER) if isinstance(subject, kind))
+                yield Finding(rank, full_name, front, content)
 
 
 METRICS: Registry[Result] = Registry()

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from latentfaces.common.errors import UserError
+from latentfaces.common import storage
+from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.storage import AnyPath
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,24 @@ class Checkpoints:
         Args:
             step: steps done.
             losses: of the steps that are not in the history yet, float64 [steps, losses].
+
+        Raises:
+            RunError: if it can't be written; those before it are whole.
         """
+        try:
+            self._save(step, losses)
+        except (OSError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0].rpartition("; ")[2].partition(" [Op")[0]
+            raise RunError(
+                f"the checkpoint of step {step} can't be written to {self._folder} ({reason}): make room "
+                "there and give the same command again; the checkpoints before it are whole"
+            ) from error
+        for old in self._steps()[_KEEP:]:
+            path = self._folder / f"{old:08d}"
+            (path / "done").unlink()
+            shutil.rmtree(path) if isinstance(path, Path) else path.rmtree()
+
+    def _save(self, step: int, losses: np.ndarray) -> None:
         target = self._folder / f"{step:08d}"
         if isinstance(target, Path):
             for left in self._folder.glob(".*.part"):  # by a process that was killed
@@ -57,18 +75,18 @@ class Checkpoints:
             part = target.with_name(f".{target.name}.part")
             self._write(part, losses)
             (part / "done").touch()
+            for file in part.iterdir():
+                storage.sync(file)
+            storage.sync(part)
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)
+            storage.sync(self._folder)
         else:
             with tempfile.TemporaryDirectory() as name:
                 self._write(Path(name), losses)
                 for file in Path(name).iterdir():
                     (target / file.name).upload_from(file)
             (target / "done").write_text("")
-        for old in self._steps()[_KEEP:]:
-            path = self._folder / f"{old:08d}"
-            (path / "done").unlink()
-            shutil.rmtree(path) if isinstance(path, Path) else path.rmtree()
 
     def _write(self, folder: Path, losses: np.ndarray) -> None:
         self._checkpoint.write(str(folder / "state"))

@@ -27,6 +27,7 @@ from latentfaces.components.train.checkpoints import Checkpoints
 from latentfaces.components.train.convolution import portable
 from latentfaces.components.train.exchange import Exchange, Round
 from latentfaces.components.train.launch import PEER_LOST, TERMINATED
+from latentfaces.components.train.launch.tf_config import this_task
 from latentfaces.components.train.monitor import Monitor
 from latentfaces.components.train.noise import GlobalBatchNoise
 
@@ -62,10 +63,11 @@ def train(
         SystemExit: after SIGTERM, a checkpoint being saved: with status 143, or 75 if a peer received it.
     """
     # Set up precision, devices and the strategy.
-    keras.utils.set_random_seed(config.seed)  # the networks' initial weights
+    keras.utils.set_random_seed(config.short_seed)  # the networks' initial weights
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
     keras.config.set_dtype_policy(config.precision)
-    strategy = _make_strategy()
+    strategy = _make_strategy(run.gpus_per_worker)
+    on_progress()  # all peers are there
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise UserError(
@@ -83,7 +85,7 @@ def train(
     # Go on from the newest checkpoint that the chief can read.
     checkpoints = Checkpoints(folder / "checkpoints", model.state)
     exchange = Exchange(strategy)
-    is_chief = strategy.cluster_resolver.task_id in (None, 0)
+    is_chief = this_task().is_chief
     step, losses = checkpoints.restore() if is_chief else (0, np.empty((0, 0)))
     step = exchange.agree_on(step)
     if not is_chief:
@@ -113,7 +115,7 @@ def train(
     def replica_step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         images = tf.cast(batch["images"], keras.config.floatx()) / 255
         noise = GlobalBatchNoise(
-            config.seed, batch["step"], batch["start"], images.shape[0], config.batch_size
+            config.short_seed, batch["step"], batch["start"], images.shape[0], config.batch_size
         )
         losses = model.step(images, noise)
         return tf.stack([losses[name] for name in model.loss_names])
@@ -176,7 +178,9 @@ def train(
         # Leave after SIGTERM, all together.
         if ours.terminated:
             exchange.agree_on(step)  # no one leaves before the chief has saved
-            logger.info("leaving after SIGTERM; the checkpoint of step %d is saved", step)
+            if monitor:
+                monitor.close()
+                logger.info("leaving; the checkpoint of step %d is saved", step)
             sys.exit(TERMINATED if terminated.is_set() else PEER_LOST)
 
     # Save the networks.
@@ -211,9 +215,18 @@ def round_end(step: int, pace: int, steps: int, epoch_end: int, log_steps: int, 
     )
 
 
-def _make_strategy() -> tf.distribute.MultiWorkerMirroredStrategy:
-    """NCCL on GPUs, whose memory is taken as it is needed; a ring over gRPC elsewhere."""
+def _make_strategy(promised_gpus: int) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """NCCL on GPUs, whose memory is taken as it is needed; a ring over gRPC elsewhere.
+
+    Raises:
+        RunError: if there are fewer GPUs than were promised.
+    """
     gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) < promised_gpus:
+        raise RunError(
+            f"this worker sees {len(gpus)} GPUs, and --gpus-per-worker promises {promised_gpus}: "
+            "check the machine's driver, TensorFlow's build and the pod's resources"
+        )
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     implementation = tf.distribute.experimental.CommunicationImplementation

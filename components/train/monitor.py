@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -48,7 +47,8 @@ class Monitor:
             row for row in read_history(folder) if int(row["step"]) <= first_step
         ]
         self._seconds = float(self._rows[-1]["seconds"]) if self._rows else 0.0
-        self._logs = Path(tempfile.mkdtemp(prefix="latentfaces-logs-"))
+        self._scratch = tempfile.TemporaryDirectory(prefix="latentfaces-logs-")
+        self._logs = Path(self._scratch.name)
         self._writer = tf.summary.create_file_writer(str(self._logs))
         self._latents = np.random.default_rng(config.seed).standard_normal((_SAMPLES, config.latent_dim))
         self._real_diversity = diversity(to_float(real_images))
@@ -121,4 +121,4 @@ class Monitor:
         self.save()
         self._progress.close()
         self._writer.close()
-        shutil.rmtree(self._logs)
+        self._scratch.cleanup()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import logging
 import math
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
-from latentfaces.common import storage
+from latentfaces.common import lease, storage
 from latentfaces.common.config import LAUNCHERS, RunOptions, TrainConfig
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import UserError
 from latentfaces.common.model_folder import is_finished, read_config
 from latentfaces.common.models import differences, find_model, settle
 from latentfaces.common.options import options_of, pick
-from latentfaces.common.program import import_tensorflow
 from latentfaces.common.storage import AnyPath
+from latentfaces.components.train.launch import WorkerGroup
+from latentfaces.components.train.launch.agent import Agent
+from latentfaces.components.train.launch.tf_config import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +41,10 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
     Raises:
         UserError: if something asked for is wrong, before any long work.
         RunError: if a worker failed.
-        SystemExit: after SIGTERM, with status 143; where `TF_CONFIG` is set and a peer is lost, with 75.
+        SystemExit: after SIGTERM, with status 143, after Ctrl-C, 130; where `TF_CONFIG` is set and a peer
+            is lost, with 75.
     """
+    task = task_of(os.environ["TF_CONFIG"]) if "TF_CONFIG" in os.environ else None
     run = RunOptions(**pick(RunOptions, options))
     config = configure(
         model, dataset, **{key: options[key] for key in options if key not in options_of(RunOptions)}
@@ -46,20 +53,28 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
     run.check_batch(title, config.batch_size)
     storage.check_writable(output)
     folder = storage.resolve(output)
-    _claim(folder, config)
-    if is_finished(folder, config):
-        logger.info("%s in %s is trained already", title, output)
-        return
-    if "TF_CONFIG" in os.environ:
-        import_tensorflow()
-        from latentfaces.components.train import loop
-        from latentfaces.components.train.launch.worker import peers_watched
-
-        with peers_watched():
-            loop.train(config, run, folder)
-    else:
-        importlib.import_module(LAUNCHERS[run.launcher]).launch(str(folder), run)
+    with contextlib.ExitStack() as stack:
+        check = _nothing
+        if task is None or task.is_chief:
+            # In a bucket, one that was killed, perhaps a pod before this one, still holds it for a while.
+            wait = 0.0 if isinstance(folder, Path) else 1.5 * lease.EXPIRY
+            check = stack.enter_context(lease.hold(folder, wait=wait)).check
+        _claim(folder, config)
+        if is_finished(folder, config):
+            logger.info("%s in %s is trained already", title, output)
+            return
+        if task:
+            group = WorkerGroup(folder=str(folder), rendezvous="", run=run)
+            status = Agent(task.index, group, task, check).run()
+            if status:
+                sys.exit(status)
+        else:
+            importlib.import_module(LAUNCHERS[run.launcher]).launch(str(folder), run, check)
     logger.info("%s is in %s", title, output)
+
+
+def _nothing() -> None:
+    """Checks nothing: the folder is another worker's to hold."""
 
 
 def configure(model: str, folder: str, **options: Any) -> TrainConfig:
@@ -94,12 +109,7 @@ def _claim(folder: AnyPath, config: TrainConfig) -> None:
     if not file.exists():
         storage.write(file, config.to_json().encode())
         return
-    try:
-        earlier = read_config(folder)
-    except (ValueError, TypeError, KeyError, UserError):
-        raise UserError(
-            f"{file} does not describe a run of this version: choose another --output, or remove that folder"
-        ) from None
+    earlier = read_config(folder)
     for name in differences(earlier, config):
         raise UserError(
             f"{folder} holds a run whose {name} is {getattr(earlier, name, None)}, and "

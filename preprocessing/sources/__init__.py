@@ -5,23 +5,30 @@ to and what its labels say. Images are known by their name below the source, wit
 label and a key. Where an image lies is known only to the object that lists the images and reads them.
 
 Files of the operating system (`.DS_Store`, anything with a name that starts with a dot, `__MACOSX`,
-`Thumbs.db`, `desktop.ini`) are no inputs. Every other file is: what is not an image is refused, by name.
+`Thumbs.db`, `desktop.ini`) are no inputs, nor are CelebA's lists. Every other file is: what is not an image
+is refused, by name.
 """
 
 import hashlib
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import SPLITS
+from latentfaces.common.dataset import SPLITS, printable
 from latentfaces.common.errors import UserError
+from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import RefusedImage
 from latentfaces.preprocessing.sources import celeba
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
 from latentfaces.preprocessing.sources.folder import Folder
 from latentfaces.preprocessing.sources.zip import Zip
+
+logger = logging.getLogger(__name__)
 
 _BITS = bytes.maketrans(b"01", b"\0\1")
 _SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -36,7 +43,8 @@ class Images(Protocol):
     def entries(self) -> Iterable[tuple[str, Any]]:
         """Names of all files, each with its place, in the order in which they are read best.
 
-        A place is whatever `read` needs to find the file; plain JSON, for it goes into the plan.
+        A place is whatever `read` needs to find the file; plain JSON, for it goes into the plan. What is
+        known to be unreadable has a `RefusedImage` in its place.
         """
 
     def read(self, places: Iterable[Any]) -> Iterator[bytes | RefusedImage]:
@@ -85,10 +93,11 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
     """Looks through a source.
 
     Images are taken from `img_align_celeba` or an archive of this name, in `source` or in its `Img`, where
-    there is one, else from `source` itself, with all folders below. Labels and partition are looked for
-    beside the images, one folder up, in `source`, and in `Anno` and `Eval` of these. Without a partition, 80
-    % of the names go to train and 10 % each to valid and test, by their SHA-256: an image keeps its split
-    when others come or go.
+    there is one, else from `source` itself, with all folders below; from an archive that has one
+    `img_align_celeba`, they are those in it. Labels and partition are looked for beside the images, in an
+    archive too, one folder up, further up as long as the folder is one of CelebA's, and in `Anno` and `Eval`
+    of these. Without a partition, 80 % of the names go to train and 10 % each to valid and test, by their
+    SHA-256: an image keeps its split when others come or go.
 
     With labels (or a partition), an image that they do not list is refused, and so is a line without an
     image.
@@ -101,51 +110,104 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
     Raises:
         UserError: The source is missing, is empty, or its labels or partition cannot be understood.
     """
-    root = storage.resolve(source)
-    if root.suffix.lower() in ARCHIVES:
-        if not storage.is_file(root):
-            raise UserError(f"there is no file {source}: correct the source")
-        location, folders = root, [root.parent, root.parent.parent]
-    elif not storage.is_folder(root):
-        problem = f"is not a folder or a {'/'.join(ARCHIVES)}" if storage.is_file(root) else "does not exist"
-        raise UserError(f"the source {source} {problem}: name a folder or a zip of images")
-    else:
-        location, folders = celeba.locate(root, ARCHIVES)
-    attribute_file = celeba.find_list(attributes, celeba.ATTRIBUTE_FILES, folders)
-    partition_file = celeba.find_list(partition, celeba.PARTITION_FILES, folders)
+    location, folders = _locate(source)
+    shown = printable(str(location))
+    archive = ARCHIVES.get(location.suffix.lower())
+    images = (archive or Folder)(str(location))
+    try:
+        entries = [(name, place) for name, place in images.entries() if _is_input(name)]
+    except OSError as error:
+        raise UserError(f"{shown} cannot be read: {error.strerror}") from None
+    inside = dict(entries) if archive else {}
+    prefix = celeba.images_folder(inside)
 
-    images = ARCHIVES.get(location.suffix.lower(), Folder)(str(location))
-    entries = [(name, place) for name, place in images.entries() if _is_input(name)]
-    if location in folders:  # lists are no inputs where they lie among the images, used or not
-        usual = {*celeba.ATTRIBUTE_FILES, *celeba.PARTITION_FILES}
-        used = {str(file) for file in (attribute_file, partition_file) if file}
-        entries = [each for each in entries if each[0] not in usual and str(location / each[0]) not in used]
+    def find_list(named: str, usual: tuple[str, ...]) -> celeba.List | None:
+        for path in () if named else celeba.list_paths(prefix, usual):
+            if path in inside:
+                return _read_inside(images, inside[path], f"{shown}/{printable(path)}")
+        file = celeba.find_list(named, usual, folders)
+        return celeba.read_list(file) if file else None
+
+    attribute_list = find_list(attributes, celeba.ATTRIBUTE_FILES)
+    partition_list = find_list(partition, celeba.PARTITION_FILES)
+
+    entries = [each for each in entries if each[0].rsplit("/", 1)[-1] not in celeba.LISTS]
+    if not archive:
+        for file in (storage.resolve(named) for named in (attributes, partition) if named):
+            entries = [each for each in entries if not _is_same(location, each[1], file)]
+    if outside := sum(not name.startswith(prefix) for name, _ in entries):
+        logger.warning("%s: %d files that are not in %s are no inputs", shown, outside, printable(prefix))
+    entries = [(name.removeprefix(prefix), place) for name, place in entries if name.startswith(prefix)]
     if not entries:
-        raise UserError(f"{location} has no images in it: name a folder or a zip of images as the source")
-    entries = celeba.without_images_folder(entries)
+        raise UserError(f"{shown} has no images in it: name a folder or a zip of images as the source")
     found = Counter(name for name, _ in entries)
     if twice := [name for name, times in found.items() if times > 1]:
         raise UserError(
-            f"{location} has two entries named {twice[0]!r}: names have to be unique, make the archive anew"
+            f"{shown} has two entries named '{printable(twice[0])}': names have to be unique, rename one"
         )
 
-    attribute_names, labels = celeba.read_attributes(attribute_file) if attribute_file else ((), {})
-    parts = celeba.read_partition(partition_file) if partition_file else {}
-    files = ((attribute_file, labels), (partition_file, parts))
+    attribute_names, labels = celeba.read_attributes(attribute_list) if attribute_list else ((), {})
+    parts = celeba.read_partition(partition_list) if partition_list else {}
+    if not attribute_list:
+        logger.warning("no labels found beside %s: its images have no attributes", shown)
+    if not partition_list:
+        logger.warning("no partition found beside %s: the names of its images decide their split", shown)
+    files = ((attribute_list, labels), (partition_list, parts))
     lists = [(file.name, lines) for file, lines in files if file]
 
     splits: dict[str, list[Image]] = {split: [] for split in SPLITS}
     refused = []
     for name, place in entries:
-        if missing := [file for file, lines in lists if name not in lines]:
+        if isinstance(place, RefusedImage):
+            refused.append((name, str(place)))
+        elif missing := [file for file, lines in lists if name not in lines]:
             refused.append((name, f"no line in {missing[0]}"))
         else:
-            split = SPLITS[parts[name]] if partition_file else hash_split(name)
+            split = SPLITS[parts[name]] if partition_list else hash_split(name)
             splits[split].append(Image(name, labels.get(name), place))
     listed = {name: file for file, lines in reversed(lists) for name in lines.keys() - found.keys()}
     for name in sorted(listed):
         refused.append((name, f"listed in {listed[name]}, but there is no such image"))
     return Source(images, attribute_names, splits, refused)
+
+
+def _locate(source: str) -> tuple[AnyPath, list[AnyPath]]:
+    """Finds the folder or archive of the images, and the folders where lists may be."""
+    root, shown = storage.resolve(source), printable(str(source))
+    if isinstance(root, Path) and root.name in ("", ".."):
+        root = root.resolve()  # whose name tells whether it is one of CelebA's
+    try:
+        if root.suffix.lower() in ARCHIVES:
+            if not storage.is_file(root):
+                raise UserError(f"there is no file {shown}: correct the source")
+            return root, celeba.upwards(root.parent)
+        if not storage.is_folder(root):
+            problem = (
+                f"is not a folder or a {'/'.join(ARCHIVES)}" if storage.is_file(root) else "does not exist"
+            )
+            raise UserError(f"the source {shown} {problem}: name a folder or a zip of images")
+        return celeba.locate(root, ARCHIVES)
+    except OSError as error:
+        raise UserError(f"the source {shown} cannot be read: {error.strerror}") from None
+
+
+def _read_inside(images: Images, place: Any, path: str) -> celeba.List:
+    """Reads a list that lies among the images of an archive."""
+    (content,) = images.read([place])
+    if isinstance(content, RefusedImage):
+        raise UserError(f"{path} cannot be read, {content}: make the archive anew")
+    return celeba.List(path, content)
+
+
+def _is_same(folder: AnyPath, place: Any, file: AnyPath) -> bool:
+    """Whether what lies at a place in a folder is that file, however it was named."""
+    if isinstance(place, RefusedImage):
+        return False
+    path = storage.join(folder, place)
+    try:
+        return os.path.samefile(path, file) if isinstance(path, Path) else str(path) == str(file)
+    except OSError:
+        return False
 
 
 def hash_split(name: str) -> str:

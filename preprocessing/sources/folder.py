@@ -1,6 +1,7 @@
 """A folder of images, local or in a bucket."""
 
 import errno
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,25 +9,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentfaces.common import storage
+from latentfaces.common.errors import UserError
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
 
 _READS_AHEAD = 16
 # The file's own fault, where any other error is the storage's and the shard has to be tried again.
 _UNREADABLE = {
-    getattr(errno, name) for name in "ENOENT EACCES EPERM EISDIR ENOTDIR EINVAL ELOOP ENXIO".split()
+    getattr(errno, name)
+    for name in "ENOENT EACCES EPERM EISDIR ENOTDIR EINVAL ELOOP ENXIO ENAMETOOLONG".split()
 }
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with all folders below; an image's place is its name."""
+    """A folder with all folders below; an image's place is its name in the file system.
+
+    Links to files are followed. A link to a folder is refused by name: it could lead anywhere, or in circles.
+    """
 
     location: str
 
-    def entries(self) -> list[tuple[str, str]]:
-        """All files below the folder, by name."""
-        return [(name, name) for name in sorted(storage.list_files(storage.resolve(self.location)))]
+    def entries(self) -> list[tuple[str, str | RefusedImage]]:
+        r"""All files below the folder, by name, and the folders that cannot be looked into.
+
+        A file name need not be UTF-8: what is not is escaped in the image's name, as in `\xff`.
+
+        Raises:
+            UserError: The folder itself cannot be read.
+        """
+        folder = storage.resolve(self.location)
+        if not isinstance(folder, Path):
+            return [(name, name) for name in sorted(storage.list_files(folder))]
+        return [(_utf8(name), place) for name, place in sorted(_walk(folder), key=lambda entry: entry[0])]
 
     def read(self, places: Iterable[str]) -> Iterator[bytes | RefusedImage]:
         """Reads files; from a bucket, where a request takes tens of milliseconds, several at a time."""
@@ -38,11 +53,49 @@ class Folder:
             with ThreadPoolExecutor(_READS_AHEAD) as pool:
                 ahead: deque[Future[bytes | RefusedImage]] = deque()
                 for place in places:
-                    ahead.append(pool.submit(_read_file, folder / place))
+                    ahead.append(pool.submit(_read_file, storage.join(folder, place)))
                     if len(ahead) == _READS_AHEAD:
                         yield ahead.popleft().result()
                 for future in ahead:
                     yield future.result()
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str | RefusedImage]]:
+    """Names of all files below a folder, and of folders with the reason why they are not looked into."""
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        try:
+            with os.scandir(folder / below) as found:
+                for entry in found:
+                    name = below + entry.name
+                    if not _is_folder(entry):
+                        yield name, name
+                    elif entry.is_symlink():
+                        yield f"{name}/", RefusedImage("a link to a folder: put the folder itself there")
+                    else:
+                        pending.append(f"{name}/")
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            if not below:
+                raise UserError(f"the source {folder} cannot be read: {error.strerror}") from None
+            yield below, RefusedImage(f"unreadable folder: {error.strerror}")
+
+
+def _utf8(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _read_file(path: AnyPath | str) -> bytes | RefusedImage:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from latentfaces.common import storage
+from latentfaces.common.dataset import printable
 from latentfaces.common.errors import UserError
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
 
@@ -16,6 +17,7 @@ class ZipEntry(NamedTuple):
     """Where an entry's bytes are in a zip, from the zip's directory at its end."""
 
     header: int  # offset of the local header
+    end: int  # offset of what follows: the next entry's header, or the directory
     compressed: int  # bytes
     size: int  # bytes, as declared
     method: int
@@ -37,14 +39,23 @@ class Zip:
         """
         try:
             with storage.open_for_reading(storage.resolve(self.location)) as file:
-                listed = [info for info in zipfile.ZipFile(file).filelist if not info.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-            raise UserError(f"{self.location} is not a readable zip ({error}): download it again") from None
-        entries = [
+                archive = zipfile.ZipFile(file)
+        except (
+            zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, MemoryError, struct.error
+        ) as error:  # fmt: skip
+            raise UserError(
+                f"{printable(self.location)} is not a readable zip ({printable(str(error))}): "
+                "download it again, or make it anew"
+            ) from None
+        listed = [info for info in archive.filelist if not info.filename.endswith("/")]  # those are folders
+        listed.sort(key=lambda info: (info.header_offset, info.filename))
+        ends = [*(info.header_offset for info in listed), archive.start_dir][1:]
+        return [
             (
                 info.filename,
                 ZipEntry(
                     header=info.header_offset,
+                    end=min(end, archive.start_dir),
                     compressed=info.compress_size,
                     size=info.file_size,
                     method=info.compress_type,
@@ -52,9 +63,8 @@ class Zip:
                     encrypted=bool(info.flag_bits & 0x1),
                 ),
             )
-            for info in listed
+            for info, end in zip(listed, ends, strict=True)
         ]
-        return sorted(entries, key=lambda entry: (entry[1].header, entry[0]))
 
     def read(self, places: Iterable[ZipEntry]) -> Iterator[bytes | RefusedImage]:
         """Reads entries through one open file."""
@@ -68,16 +78,23 @@ class Zip:
 
 
 def _read_entry(file: BinaryIO, entry: ZipEntry) -> bytes:
-    """Reads one entry of an untrusted zip, never more bytes than the limit."""
+    """Reads one entry of an untrusted zip, never more bytes than the limit, and none that are another's.
+
+    So no byte of the zip is decompressed twice.
+    """
     if entry.encrypted:
         raise RefusedImage("unreadable zip entry: encrypted")
     if max(entry.size, entry.compressed) > MAX_FILE_BYTES:
         raise RefusedImage(f"too large: {entry.size:,} bytes, more than {MAX_FILE_BYTES:,}")
-    file.seek(entry.header)
-    header = file.read(30)
+    header = b""
+    if 0 <= entry.header <= entry.end:  # else it is not in the file
+        file.seek(entry.header)
+        header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise RefusedImage("unreadable zip entry: no header where the zip's directory says")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
+    if entry.header + 30 + name_length + extra_length + entry.compressed > entry.end:
+        raise RefusedImage("unreadable zip entry: it overlaps another, or the zip's directory")
     data = file.read(name_length + extra_length + entry.compressed)[name_length + extra_length :]
     try:
         content = _decompress(data, entry)

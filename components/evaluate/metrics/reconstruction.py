@@ -6,13 +6,14 @@ from latentfaces.common.images import to_float
 from latentfaces.components.evaluate.inputs import Autoencoder
 from latentfaces.components.evaluate.registry import Fact, Result, number, register_metric
 
+AT_ONCE = 1 << 25  # numbers in double precision
 _PSNR_CAP = 100.0  # decibels; identical images would give infinity, which JSON cannot hold
 
 
 @register_metric("{model}", about=Autoencoder)
 def reconstruction(model: Autoencoder) -> Result:
     """`reconstruction_mse` and `reconstruction_psnr_db` of the held-out images."""
-    error = mean_squared_error(to_float(model.inputs.real.held_out), model.reconstructions)
+    error = mean_squared_error(model.inputs.real.held_out, model.reconstructions)
     decibels = psnr(error)
     return Result(
         {"reconstruction_mse": error, "reconstruction_psnr_db": decibels},
@@ -24,8 +25,11 @@ def reconstruction(model: Autoencoder) -> Result:
 
 
 def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
-    """Returns the mean over all pixels and channels of the squared difference of images in [0, 1]."""
-    return float(np.mean(np.square(images.astype(np.float64) - others)))
+    """Returns the mean over all values of the squared difference of images, uint8 or floats in [0, 1]."""
+    rows = max(1, AT_ONCE // images[0].size)
+    parts = [slice(start, start + rows) for start in range(0, len(images), rows)]
+    differences = (to_float(images[part]).astype(np.float64) - others[part] for part in parts)
+    return float(sum(np.sum(np.square(difference)) for difference in differences) / images.size)
 
 
 def psnr(error: float) -> float:

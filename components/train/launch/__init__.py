@@ -17,7 +17,10 @@ from latentfaces.common.config import RunOptions
 # Exit statuses of agents and workers
 OWN_ERROR, USER_ERROR = 1, 2
 PEER_LOST = 75  # EX_TEMPFAIL: try again
-TERMINATED = 128 + signal.SIGTERM
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT  # a checkpoint was saved first
+
+# The environment variable with the secret that the agents of a group share; arguments can be read by anyone
+TOKEN = "LATENTFACES_GROUP_TOKEN"
 
 LEAVE_SECONDS = 25  # to save a checkpoint after SIGTERM; Kubernetes' default grace period is 30
 

@@ -8,28 +8,40 @@ again, and go on from the last checkpoint. On Kubernetes this is the pod's progr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
 import socket
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from latentfaces.common import storage
+from latentfaces.common.errors import RunError
 from latentfaces.common.model_folder import is_finished, read_config
 from latentfaces.common.program import reporting
 from latentfaces.components.train.launch import (
+    INTERRUPTED,
     LEAVE_SECONDS,
     OWN_ERROR,
     PEER_LOST,
     TERMINATED,
+    TOKEN,
     USER_ERROR,
     WorkerGroup,
 )
 from latentfaces.components.train.launch.processes import Process, end_with_parent, ending, start
 from latentfaces.components.train.launch.rendezvous import Rendezvous, meet
+from latentfaces.components.train.launch.tf_config import Task
 
-_FIRST_STEP_SECONDS = 600.0  # TensorFlow's start, fetching shards, tracing and compiling
+logger = logging.getLogger(__name__)
+
+_IMPORT_SECONDS = 60.0  # until TensorFlow looks for its peers
+_FIRST_STEP_SECONDS = 600.0  # fetching shards, tracing and compiling
 
 
 class Agent:
@@ -38,75 +50,136 @@ class Agent:
     Args:
         index: of the worker.
         group: that it belongs to.
+        task: the worker that someone else's `TF_CONFIG` names; the group is then theirs to start again.
+        check: called now and then; what it raises ends the child at once.
     """
 
-    def __init__(self, index: int, group: WorkerGroup) -> None:
+    def __init__(
+        self,
+        index: int,
+        group: WorkerGroup,
+        task: Task | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         self._index = index
         self._group = group
+        self._task = task
+        self._check = check
         self._folder = storage.resolve(group.folder)
         self._config = read_config(self._folder)
         self._child: Process | None = None
-        self._leave_by = float("inf")
-        signal.signal(signal.SIGTERM, self._terminate)
+        self._trains = False  # before that, TensorFlow may wait for its peers, deaf, and has nothing to save
+        self._attempt, self._reason = 0, ""
+        self._leave_by, self._leave_with = float("inf"), TERMINATED
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._terminate)
 
     def run(self) -> int:
-        """Returns the exit status: 0 trained, 1 an error of ours, 2 the user's, 143 after SIGTERM.
+        """Returns the exit status: 0 trained, 1 our error, 2 the user's, 75 peer lost, 143 or 130 on request.
 
         Raises:
             RunError: if the agents can't meet, or have met too often.
         """
-        group, run, attempt, reason = self._group, self._group.run, 0, ""
-        if self._index == 0:
+        run = self._group.run
+        if self._index == 0 and run.workers > 1 and not self._task:
+            token = os.environ[TOKEN]
             Rendezvous(
-                group.rendezvous, run.workers, max_restarts=run.max_restarts, seconds=run.rendezvous_seconds
+                self._group.rendezvous, run.workers, run.max_restarts, run.rendezvous_seconds, token
             ).start()
         while not self._is_finished():
-            connection, attempt, addresses = meet(
-                group.rendezvous,
-                self._index,
-                _free_port(),
-                attempt=attempt,
-                reason=reason,
-                seconds=run.rendezvous_seconds,
-            )
-            with connection:
-                task = {"type": "worker", "index": self._index}
-                tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            # Whatever becomes of the child, its temporary files go.
+            with self._meeting() as (connection, environment), tempfile.TemporaryDirectory() as scratch:
                 self._child = start(
-                    "latentfaces.components.train.launch.worker", [group.to_json()], {"TF_CONFIG": tf_config}
+                    "latentfaces.components.train.launch.worker",
+                    [self._group.to_json()],
+                    {"TMPDIR": scratch, **environment},
                 )
                 try:
-                    status, reason = self._watch(self._child, connection)
+                    status, self._reason = self._watch(self._child, connection)
                 finally:
                     self._child.kill()
                     self._child = None
             if status in (OWN_ERROR, USER_ERROR):
                 return status
             if self._leave_by < float("inf") and not self._is_finished():
-                return TERMINATED
+                return self._leave_with
+            if self._task and status:
+                logger.error("%s: start all workers again", self._reason)
+                return PEER_LOST
         return 0
 
-    def _watch(self, child: Process, connection: socket.socket) -> tuple[int, str]:
+    @contextmanager
+    def _meeting(self) -> Iterator[tuple[socket.socket | None, dict[str, str]]]:
+        """Meets the other agents, if there are any of ours.
+
+        Yields:
+            The connection whose end is the end of the attempt, and what the child's environment is to have.
+        """
+        run = self._group.run
+        if self._task:
+            logger.info("waiting for the workers at %s", ", ".join(self._task.addresses))
+            yield None, _without_proxy(self._task.addresses)
+        elif run.workers == 1:
+            if self._attempt > run.max_restarts:
+                raise RunError(f"{self._reason}; after {run.max_restarts} restarts the worker gives up")
+            if self._attempt:
+                logger.warning(
+                    "%s: it goes on from the last checkpoint, restart %d of at most %d",
+                    self._reason,
+                    self._attempt,
+                    run.max_restarts,
+                )
+            self._attempt += 1
+            yield None, {}  # without TF_CONFIG, TensorFlow opens no server
+        else:
+            connection, self._attempt, addresses = meet(
+                self._group.rendezvous,
+                self._index,
+                _free_port(),
+                attempt=self._attempt,
+                reason=self._reason,
+                seconds=run.rendezvous_seconds,
+                token=os.environ[TOKEN],
+            )
+            task = {"type": "worker", "index": self._index}
+            tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            with connection:
+                yield connection, {"TF_CONFIG": tf_config, **_without_proxy(addresses)}
+
+    def _watch(self, child: Process, connection: socket.socket | None) -> tuple[int, str]:
         """Waits until the child has ended, is stuck, or the attempt is over.
+
+        The child tells that its peers are there, and then each round of steps.
 
         Returns:
             The child's exit status, or "peer lost" where it has none, and what to tell the others.
         """
-        stuck_by = time.monotonic() + max(_FIRST_STEP_SECONDS, self._group.run.stuck_seconds)
+        run = self._group.run
+        stages = [
+            (run.rendezvous_seconds + _IMPORT_SECONDS, "did not find its peers"),
+            (max(_FIRST_STEP_SECONDS, run.stuck_seconds), "made no step"),
+            (run.stuck_seconds, "made no step"),
+        ]
+        patience, failing = stages.pop(0)
+        stuck_by = time.monotonic() + patience
+        self._trains = False
+        others = [connection] if connection else []
         while True:
-            ready, _, _ = select.select([child.link, connection], [], [], 1.0)
+            ready, _, _ = select.select([child.link, *others], [], [], 1.0)
             now = time.monotonic()
+            self._check()
             if child.link in ready:
                 if not child.link.recv(1 << 16):
                     break
-                stuck_by = now + self._group.run.stuck_seconds
+                self._trains = True
+                if stages:
+                    patience, failing = stages.pop(0)
+                stuck_by = now + patience
             if connection in ready or now > self._leave_by:
                 return PEER_LOST, ""
             if now > stuck_by:
-                return (
-                    PEER_LOST,
-                    f"worker {self._index} made no step for {self._group.run.stuck_seconds:.0f} s",
-                )
+                return PEER_LOST, f"worker {self._index} {failing} for {patience:.0f} s{self._missing()}"
         status = child.popen.wait()
         if status == 0:
             self._wait_for_chief(connection)
@@ -114,19 +187,31 @@ class Agent:
             return status, f"worker {self._index} lost a peer"
         return status, f"worker {self._index}'s process {ending(status)}" if status else ""
 
-    def _wait_for_chief(self, connection: socket.socket) -> None:
+    def _missing(self) -> str:
+        """Who of someone else's group can't be reached, for a sentence."""
+        silent = []
+        for address in self._task.addresses if self._task else ():
+            host, _, port = address.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), 2).close()
+            except OSError:
+                silent.append(address)
+        return f" (no answer from {', '.join(silent)})" if silent else ""
+
+    def _wait_for_chief(self, connection: socket.socket | None) -> None:
         """Waits until the chief has saved the networks too, or the attempt is over."""
         while not self._is_finished() and time.monotonic() < self._leave_by:
-            if select.select([connection], [], [], 1.0)[0]:
+            if select.select([connection] if connection else [], [], [], 1.0)[0]:
                 return
 
     def _is_finished(self) -> bool:
         return is_finished(self._folder, self._config)
 
-    def _terminate(self, *_: object) -> None:
-        if self._child is None:
-            sys.exit(TERMINATED)
-        self._leave_by = time.monotonic() + LEAVE_SECONDS
+    def _terminate(self, number: int, _: object) -> None:
+        self._leave_with = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        if self._child is None or self._leave_by < float("inf"):  # asked twice
+            sys.exit(self._leave_with)
+        self._leave_by = time.monotonic() + (LEAVE_SECONDS if self._trains else 0)
         self._child.popen.terminate()
 
 
@@ -152,6 +237,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+def _without_proxy(addresses: tuple[str, ...] | list[str]) -> dict[str, str]:
+    """What keeps gRPC's traffic to the workers away from a proxy in the environment."""
+    hosts = (address.rpartition(":")[0] for address in addresses)
+    return {"no_grpc_proxy": ",".join([*hosts, os.environ.get("no_proxy", "")])}
+
+
 def main() -> None:
     """Runs the agent that the arguments name, and exits with its status."""
     index, group = int(sys.argv[1]), WorkerGroup.from_json(sys.argv[2])
@@ -163,4 +254,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from latentfaces.components.train.launch import agent  # under its own name, which its logger has
+
+    agent.main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import signal
 import socket
 import subprocess
@@ -9,39 +11,64 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import BinaryIO
 
+from latentfaces.common import storage
 from latentfaces.common.config import RunOptions
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.components.train.launch import OWN_ERROR, TERMINATED, USER_ERROR, WorkerGroup
+from latentfaces.common.model_folder import read_config
+from latentfaces.common.program import LAST_WORDS
+from latentfaces.components.train.launch import (
+    INTERRUPTED,
+    OWN_ERROR,
+    TERMINATED,
+    TOKEN,
+    USER_ERROR,
+    WorkerGroup,
+)
+from latentfaces.components.train.launch.isolation import loopback_network
 from latentfaces.components.train.launch.processes import Process, ending, start
 
+logger = logging.getLogger(__name__)
 
-def launch(folder: str, run: RunOptions) -> None:
+
+def launch(folder: str, run: RunOptions, check: Callable[[], object] = lambda: None) -> None:
     """Runs a worker group on this machine until its model is trained, and starts agents that die again.
 
     The first agent shares this process's output; what the others print is shown when one of them fails. Each
-    worker sees `run.gpus_per_worker` GPUs of its own, or with 0 all.
+    worker sees `run.gpus_per_worker` GPUs of its own, or with 0 all. Where data set and model folder are
+    local, several workers have a network of their own, if this machine lets them.
 
     Args:
         folder: the model folder, which holds the run's `config.json`.
         run: how the model is trained.
+        check: called now and then; what it raises ends the group at once.
 
     Raises:
         UserError: if a worker said so, having told why.
         RunError: if a worker failed otherwise, or agents died too often.
-        SystemExit: with status 143 after SIGTERM, when the workers have saved a checkpoint.
+        SystemExit: with status 143 after SIGTERM, 130 after Ctrl-C, when the workers have saved a checkpoint.
     """
-    terminated = threading.Event()
+    leave_with = 0
     with ExitStack() as stack:
+        wrapper = stack.enter_context(loopback_network()) if _is_alone(folder, run) else None
+        if run.workers > 1 and wrapper is None:
+            logger.warning(
+                "TensorFlow's servers of the %d workers listen on all addresses of this machine and obey "
+                "anyone: train so only where no stranger can reach it",
+                run.workers,
+            )
         # Bound but not listening, this socket keeps the port for worker 0's agent, whichever that is.
         reserved = stack.enter_context(socket.socket())
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(("127.0.0.1", 0))
         group = WorkerGroup(folder=folder, rendezvous=f"127.0.0.1:{reserved.getsockname()[1]}", run=run)
+        token = secrets.token_hex(32)
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(run.workers)]
+        last_words = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "words"
         agents: list[Process] = []
 
         def kill_all() -> None:
@@ -55,17 +82,26 @@ def launch(folder: str, run: RunOptions) -> None:
             return start(
                 "latentfaces.components.train.launch.agent",
                 [str(index), group.to_json()],
-                {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {},
+                {
+                    TOKEN: token,
+                    LAST_WORDS: f"{last_words}{index}",
+                    **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}),
+                },
                 outputs[index] if index else None,
+                wrapper or [],
             )
 
-        def terminate(*_: object) -> None:
-            terminated.set()
+        def leave(number: int, _: object) -> None:
+            nonlocal leave_with
+            if leave_with:  # asked twice
+                sys.exit(leave_with)
+            leave_with = TERMINATED if number == signal.SIGTERM else INTERRUPTED
             for agent in agents:
                 agent.popen.terminate()
 
         if threading.current_thread() is threading.main_thread():
-            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, terminate))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                stack.callback(signal.signal, number, signal.signal(number, leave))
         for index in range(run.workers):
             agents.append(start_agent(index))
         deaths = 0
@@ -75,24 +111,41 @@ def launch(folder: str, run: RunOptions) -> None:
                 with suppress(subprocess.TimeoutExpired):  # all may fail alike, and the first tells it itself
                     statuses[0] = agents[0].popen.wait(2)
                 index = 0 if statuses[0] in (OWN_ERROR, USER_ERROR) else failed[0]
-                _fail(index, run.workers, statuses[index] or OWN_ERROR, outputs)
+                _fail(
+                    index,
+                    run.workers,
+                    statuses[index] or OWN_ERROR,
+                    outputs[index],
+                    Path(f"{last_words}{index}"),
+                )
             for index, status in enumerate(statuses):
-                if status and not terminated.is_set():
+                if status and not leave_with:
                     deaths += 1
                     if deaths > run.max_restarts:
                         raise RunError(
-                            f"worker {index}'s parent {ending(status)}, and was started again "
+                            f"worker {index}'s agent {ending(status)}, and was started again "
                             f"{run.max_restarts} times before"
                         )
                     agents[index].kill()
                     agents[index] = start_agent(index)
-            if terminated.is_set() and None not in statuses:
-                sys.exit(TERMINATED)
+            check()
+            if leave_with and None not in statuses:
+                sys.exit(leave_with)
             time.sleep(0.1)
 
 
-def _fail(index: int, workers: int, status: int, outputs: Sequence[BinaryIO]) -> None:
-    outputs[index].seek(0)
-    sys.stderr.write(outputs[index].read().decode(errors="replace"))
-    message = f"worker {index} of {workers} {ending(status)}; what it said stands above"
+def _is_alone(folder: str, run: RunOptions) -> bool:
+    """Whether several workers need nothing but one another and this machine's files."""
+    place = storage.resolve(folder)
+    places = (place, storage.resolve(read_config(place).dataset))
+    return run.workers > 1 and all(isinstance(each, Path) for each in places)
+
+
+def _fail(index: int, workers: int, status: int, output: BinaryIO, last_words: Path) -> None:
+    output.seek(0)
+    sys.stderr.write(output.read().decode(errors="replace"))
+    said = f"{ending(status)}; what it said stands above"
+    if last_words.exists():
+        said = last_words.read_text().partition(" ")[2]
+    message = f"worker {index} of {workers}: {said}"
     raise UserError(message) if status == USER_ERROR else RunError(message)

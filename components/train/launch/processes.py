@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from latentfaces.common.program import QUIET
 from latentfaces.components.train.launch import PEER_LOST
+
+_PR_SET_PDEATHSIG = 1  # Linux' prctl
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,11 @@ class Process:
 
 
 def start(
-    module: str, arguments: list[str], environment: dict[str, str], output: BinaryIO | None = None
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    output: BinaryIO | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Process:
     """Starts a Python module that ends when this process does.
 
@@ -42,12 +49,14 @@ def start(
         arguments: its arguments.
         environment: added to this process's.
         output: takes the place of standard output and error, if given.
+        wrapper: a command that runs the rest of its arguments as a command in its own place.
     """
     link, theirs = socket.socketpair()
     with theirs:
         popen = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env={**QUIET, **os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            # -P: nothing is imported from the working directory, which may be a downloaded folder
+            [*wrapper, sys.executable, "-P", "-m", module, *arguments],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdin=theirs.fileno(),
             stdout=output,
             stderr=output,
@@ -65,6 +74,8 @@ def end_with_parent() -> None:
         os._exit(PEER_LOST)
 
     threading.Thread(target=wait, daemon=True).start()
+    if sys.platform == "linux":  # the thread can't run while TensorFlow blocks in a call
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ending(status: int) -> str:

@@ -3,31 +3,38 @@
 Worker 0's agent listens. Every agent connects and tells its index and a free port; when all are there
 each is answered with the attempt's number and everyone's addresses, as the connections showed them. The
 connections stay open: one that closes, or an agent that comes again, ends the attempt for all.
-Messages are lines of JSON.
+
+Messages are lines: a proof that the sender knows the group's token, and JSON. The proof is an HMAC over that
+and a number that the other side chose for this connection, so that nothing can be forged or replayed. What a
+stranger sends is not looked into, and no one is waited for: all connections are read as their bytes come.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import logging
 import os
+import secrets
 import select
 import socket
 import threading
 import time
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from latentfaces.common.errors import RunError
 
-logger = logging.getLogger("latentfaces")
+logger = logging.getLogger(__name__)
 
-_LINE = 1 << 16  # the longest message
-PATIENCE = 5.0  # seconds for one message or one connection
+PATIENCE = 5.0  # seconds for one who connects to say who it is, and for an answer to be taken
+_LINE = 1 << 16  # bytes of the longest message
+_STRANGERS = 64  # connections that have not proved anything yet; beyond these the oldest is closed
 
 
 def meet(
-    rendezvous: str, index: int, port: int, *, attempt: int, reason: str, seconds: float
+    rendezvous: str, index: int, port: int, *, attempt: int, reason: str, seconds: float, token: str
 ) -> tuple[socket.socket, int, list[str]]:
     """Goes to the rendezvous and waits until all are there.
 
@@ -38,6 +45,7 @@ def meet(
         attempt: the last attempt that this agent took part in, or 0.
         reason: why that attempt ended, as far as this agent knows; else "".
         seconds: deadline.
+        token: the group's secret.
 
     Returns:
         The connection, whose end is the end of the attempt; the attempt's number, from 1; all workers'
@@ -47,30 +55,45 @@ def meet(
         RunError: if the rendezvous can't be reached, if not all came in time, or if the group gives up.
     """
     host, _, rendezvous_port = rendezvous.rpartition(":")
-    hello = {"index": index, "port": port, "attempt": attempt, "reason": reason}
+    nonce = secrets.token_hex(16)
+    hello = {"index": index, "port": port, "attempt": attempt, "reason": reason, "nonce": nonce}
     deadline = time.monotonic() + seconds + PATIENCE  # the rendezvous' own deadline comes first
     while True:
-        try:
-            connection = socket.create_connection((host, int(rendezvous_port)), PATIENCE)
-            connection.settimeout(max(PATIENCE, deadline - time.monotonic()))
-            _send(connection, hello)
-            answer = _receive(connection)
-            if "error" in answer:
-                raise RunError(answer["error"])
-            connection.settimeout(None)
-            return connection, answer["attempt"], answer["addresses"]
-        except (OSError, ValueError):  # worker 0 is not there yet, or went away meanwhile
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"worker {index} could not meet the others: worker 0 at {rendezvous} did not answer "
-                    f"within {seconds:.0f} s"
-                ) from None
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(
+                    socket.create_connection((host, int(rendezvous_port)), PATIENCE)
+                )
+                challenge = _read_line(connection, time.monotonic() + PATIENCE).decode()
+                connection.sendall(_sealed(token, challenge, hello))
+                answer = _opened(token, nonce, _read_line(connection, deadline))
+                if "error" in answer:
+                    raise RunError(answer["error"])
+                connection.settimeout(None)
+                stack.pop_all()
+                return connection, answer["attempt"], answer["addresses"]
+            except (
+                OSError,
+                ValueError,
+            ):  # worker 0 is not there yet, went away meanwhile, or is someone else
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"worker {index} could not meet the others: worker 0 at {rendezvous} did not answer "
+                        f"within {seconds:.0f} s"
+                    ) from None
         time.sleep(0.2)
 
 
-class _Present(NamedTuple):
+@dataclass
+class _Guest:
+    """A connection: a stranger until its message is proved, then an agent."""
+
     connection: socket.socket
     address: str
+    challenge: str = field(default_factory=lambda: secrets.token_hex(16))
+    nonce: str = ""
+    received: bytes = b""
+    leaves_at: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
 
 
 class Rendezvous(threading.Thread):
@@ -81,18 +104,22 @@ class Rendezvous(threading.Thread):
         workers: agents to wait for.
         max_restarts: how often the group may meet again.
         seconds: deadline for the last to come.
+        token: the group's secret.
     """
 
-    def __init__(self, rendezvous: str, workers: int, *, max_restarts: int, seconds: float) -> None:
+    def __init__(self, rendezvous: str, workers: int, max_restarts: int, seconds: float, token: str) -> None:
         super().__init__(daemon=True)
         host, _, port = rendezvous.rpartition(":")
         # A pod's own name may not be known yet when it starts, so there we listen on all addresses.
         where = (host if host == "127.0.0.1" else "", int(port))
         self._listener = socket.create_server(where, reuse_port=True)
+        self._listener.setblocking(False)
         self._workers = workers
         self._max_restarts = max_restarts
         self._seconds = seconds
-        self._present: dict[int, _Present] = {}
+        self._token = token
+        self._strangers: list[_Guest] = []
+        self._present: dict[int, _Guest] = {}
         self._attempt = 0
         self._lost = 0  # the worker whose connection closed first
         self._reason = ""  # what the first that knew more said
@@ -136,7 +163,8 @@ class Rendezvous(threading.Thread):
     def _answer(self, message: dict[str, Any]) -> None:
         for agent in self._present.values():
             with contextlib.suppress(OSError):  # one that is gone is noticed by `_watch`
-                _send(agent.connection, message)
+                agent.connection.settimeout(PATIENCE)
+                agent.connection.sendall(_sealed(self._token, agent.nonce, message))
 
     def _watch(self) -> None:
         """Waits until the attempt is over, which closing the connections tells all."""
@@ -151,40 +179,91 @@ class Rendezvous(threading.Thread):
 
     def _wait(self) -> None:
         """Waits up to a second for agents that come or leave."""
-        connections = {agent.connection: index for index, agent in self._present.items()}
-        ready, _, _ = select.select([self._listener, *connections], [], [], 1.0)
+        now = time.monotonic()
+        for guest in [each for each in self._strangers if each.leaves_at < now]:
+            self._send_away(guest, "it did not say who it is")
+        strangers = {guest.connection: guest for guest in self._strangers}
+        agents = {agent.connection: index for index, agent in self._present.items()}
+        ready, _, _ = select.select([self._listener, *strangers, *agents], [], [], 1.0)
         for connection in ready:
-            if connection in connections:  # agents say nothing more: it was closed
-                self._present.pop(connections[connection]).connection.close()
+            if connection in agents:  # agents say nothing more: it was closed
+                self._present.pop(agents[connection]).connection.close()
+            elif connection in strangers:
+                self._listen_to(strangers[connection])
         if self._listener in ready:
-            self._admit()
+            self._let_in()
 
-    def _admit(self) -> None:
-        connection, (address, *_) = self._listener.accept()
+    def _let_in(self) -> None:
+        with contextlib.suppress(OSError):  # gone already
+            connection, (address, *_) = self._listener.accept()
+            connection.setblocking(False)
+            guest = _Guest(connection, address)
+            connection.send(guest.challenge.encode() + b"\n")
+            self._strangers.append(guest)
+        if len(self._strangers) > _STRANGERS:
+            self._send_away(self._strangers[0], "too many come at once")
+
+    def _listen_to(self, guest: _Guest) -> None:
         try:
-            connection.settimeout(PATIENCE)
-            hello = _receive(connection)
-            index, port, attempt = (int(hello[name]) for name in ("index", "port", "attempt"))
-            if not 0 <= index < self._workers:
-                raise ValueError(f"there is no worker {index}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("someone at %s came to the rendezvous by mistake (%s)", address, error)
-            connection.close()
+            received = guest.connection.recv(_LINE)
+            guest.received += received
+            if b"\n" not in guest.received:
+                if not received or len(guest.received) > _LINE:
+                    raise ValueError("its message has no end")
+                return
+            hello = _opened(self._token, guest.challenge, guest.received)
+        except (OSError, ValueError) as error:
+            self._send_away(guest, str(error))
             return
+        self._strangers.remove(guest)
+        index, guest.nonce = hello["index"], hello["nonce"]
+        guest.address = f"{guest.address}:{hello['port']}"
         if index in self._present:
             self._present[index].connection.close()
-        self._present[index] = _Present(connection, f"{address}:{port}")
-        self._attempt = max(self._attempt, attempt)  # others remember when worker 0 was the one lost
-        self._reason = self._reason or str(hello.get("reason", ""))
+        self._present[index] = guest
+        self._attempt = max(self._attempt, hello["attempt"])  # others remember when worker 0 was the one lost
+        self._reason = self._reason or hello["reason"]
+
+    def _send_away(self, guest: _Guest, why: str) -> None:
+        logger.warning("someone at %s came to the rendezvous by mistake: %s", guest.address, why)
+        self._strangers.remove(guest)
+        guest.connection.close()
 
 
-def _send(connection: socket.socket, message: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
+def _proof(token: str, challenge: str, content: bytes) -> bytes:
+    return hmac.digest(token.encode(), challenge.encode() + b"\n" + content, "sha256").hex().encode()
 
 
-def _receive(connection: socket.socket) -> dict[str, Any]:
-    with connection.makefile("rb") as file:
-        message = json.loads(file.readline(_LINE))
-    if not isinstance(message, dict):
-        raise ValueError("not a message of ours")
+def _sealed(token: str, challenge: str, message: dict[str, Any]) -> bytes:
+    """Returns a message as a line with the proof that it is from one of the group, for this connection."""
+    content = json.dumps(message).encode()
+    return _proof(token, challenge, content) + b" " + content + b"\n"
+
+
+def _opened(token: str, challenge: str, line: bytes) -> dict[str, Any]:
+    """Returns the message in a line.
+
+    Raises:
+        ValueError: if it is not from one of the group.
+    """
+    proof, _, content = line.rstrip(b"\n").partition(b" ")
+    if not hmac.compare_digest(proof, _proof(token, challenge, content)):
+        raise ValueError("it does not know the group's token")
+    message: dict[str, Any] = json.loads(content)
     return message
+
+
+def _read_line(connection: socket.socket, deadline: float) -> bytes:
+    """Reads up to the end of a line.
+
+    Raises:
+        OSError: if the connection breaks or the deadline passes.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        received = connection.recv(_LINE)
+        line += received
+        if not received or len(line) > _LINE:
+            raise ConnectionError("no whole line came")
+    return line.rstrip(b"\n")

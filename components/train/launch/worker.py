@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from latentfaces.common import storage
+from latentfaces.common.errors import RunError
 from latentfaces.common.model_folder import read_config
 from latentfaces.common.program import import_tensorflow, reporting
 from latentfaces.components.train.launch import OWN_ERROR, PEER_LOST, WorkerGroup
@@ -18,24 +19,32 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def peers_watched() -> Iterator[None]:
+def _failures_told() -> Iterator[None]:
     """Ends the program with status 75 when TensorFlow finds that another worker is lost.
 
     A worker that went away is `UnavailableError`, one that came back before it was missed `AbortedError`, and
     one that was frozen itself sees `DeadlineExceededError`. A port that another program took is no one's
     error either.
+
+    Raises:
+        RunError: if memory or the disk is full, or a file can't be read or written.
     """
-    import tensorflow as tf
+    from tensorflow import errors
 
     try:
         yield
-    except tf.errors.OpError as error:
-        is_lost = isinstance(
-            error, tf.errors.UnavailableError | tf.errors.AbortedError | tf.errors.DeadlineExceededError
-        )
-        if not is_lost and "Could not start gRPC server" not in error.message:
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or 'a file'} can't be read or written: {error.strerror or error}"
+        ) from error
+    except errors.OpError as error:
+        lost = (errors.UnavailableError, errors.AbortedError, errors.DeadlineExceededError)
+        said = error.message.splitlines()[0]
+        if not isinstance(error, lost) and "Could not start gRPC server" not in error.message:
+            if isinstance(error, errors.ResourceExhaustedError | errors.PermissionDeniedError):
+                raise RunError(f"TensorFlow stopped: {said}") from error
             raise
-        logger.warning("TensorFlow lost a peer: %s", error.message.splitlines()[0])
+        logger.warning("TensorFlow lost a peer: %s", said)
         sys.exit(PEER_LOST)
 
 
@@ -51,7 +60,7 @@ def main() -> None:
             from latentfaces.components.train.loop import train
 
             folder = storage.resolve(group.folder)
-            with peers_watched():
+            with _failures_told():
                 train(read_config(folder), group.run, folder, on_progress=lambda: os.write(0, b"."))
     except SystemExit as stop:
         status = int(stop.code or 0)

@@ -1,0 +1,155 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from latentfaces.common import model_folder, storage
+from latentfaces.common.errors import UserError
+from latentfaces.common.model_folder import is_finished, read_config, read_history, read_network
+from latentfaces.common.models import settle
+
+CONFIG = settle("gan", {"preset": "small"}, (8, 8, 3))
+NETWORKS = ("generator.keras", "discriminator.keras")
+HISTORY = "step,epoch,seconds,loss\n10,0,1.5,9.0\n20,1,3.0,nan\n"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """The bytes of a `.keras` file."""
+    inputs = keras.Input((4,))
+    path = tmp_path_factory.mktemp("network") / "network.keras"
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture(params=["local", "bucket"])
+def folder(request, tmp_path):
+    return tmp_path if request.param == "local" else request.getfixturevalue("bucket") / "gan"
+
+
+def test_a_run_is_finished_when_all_its_networks_are_whole(folder, network):
+    assert not is_finished(folder, CONFIG)
+    for content in (b"", network[:100], network[:-1], network[:1000] + bytes(len(network) - 1000)):
+        for name in NETWORKS:
+            storage.write(folder / name, content)
+        assert not is_finished(folder, CONFIG)
+    storage.write(folder / NETWORKS[0], network)
+    assert not is_finished(folder, CONFIG)
+    storage.write(folder / NETWORKS[1], network)
+    assert is_finished(folder, CONFIG)
+
+
+def test_only_what_keras_writes_is_a_network(tmp_path, network):
+    path = tmp_path / "a.keras"
+    path.write_bytes(network)
+    assert read_network(path) == network
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for changes, how, says in (
+        ({"model.weights.h5": None}, zipfile.ZIP_STORED, "its members are not"),
+        ({"assets/x": b""}, zipfile.ZIP_STORED, "its members are not"),
+        ({"model.weights.h5": bytes(1 << 20)}, zipfile.ZIP_DEFLATED, "larger when it is unpacked"),
+    ):
+        with zipfile.ZipFile(path, "w", how) as archive:
+            for name, content in {**members, **changes}.items():
+                if content is not None:
+                    archive.writestr(name, content)
+        with pytest.raises(zipfile.BadZipFile, match=says):
+            read_network(path)
+
+
+def test_damaged_bytes_are_noticed_whatever_they_make_the_zip_say(tmp_path, network):
+    path, rng = tmp_path / "a.keras", np.random.default_rng(0)
+    directory = network.rindex(b"PK\x01\x02", 0, network.rindex(b"PK\x05\x06") - 120)
+    for _ in range(300):
+        damaged = bytearray(network)
+        damaged[rng.integers(directory, len(network))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_network(path)
+        except zipfile.BadZipFile:
+            pass
+
+
+def test_a_network_beyond_the_limit_is_not_read(tmp_path, network, monkeypatch):
+    monkeypatch.setattr(model_folder, "LARGEST_NETWORK", 1000)
+    (tmp_path / "a.keras").write_bytes(network)
+    with pytest.raises(zipfile.BadZipFile, match="larger than 1,000 bytes"):
+        read_network(tmp_path / "a.keras")
+
+
+def test_a_configuration_is_read_as_it_was_written(folder):
+    storage.write(folder / "config.json", CONFIG.to_json().encode())
+    assert read_config(folder) == CONFIG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "many"},
+        {"steps": True},
+        {"beta_1": float("nan")},
+        {"beta_1": 10**400},
+        {"learning_rate": None},
+        {"image_shape": [8, 8]},
+        {"image_shape": [8, 8, {}]},
+        {"image_shape": 3},
+        {"model": ["gan"]},
+        {"model": "\x1b[31m"},
+        {"dataset": {"a": "b"}},
+    ],
+)
+def test_a_nonsensical_configuration_is_one_sentence(tmp_path, change):
+    (tmp_path / "config.json").write_text(json.dumps({**json.loads(CONFIG.to_json()), **change}))
+    with pytest.raises(UserError, match="config.json does not describe a run of this version") as caught:
+        read_config(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[" * 100_000, b"[]", b"1" * 5000, b"{}", b'"' + b"x" * 300]
+)
+def test_what_is_no_configuration_is_one_sentence(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match="config.json does not describe a run of this version") as caught:
+        read_config(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_folder_in_a_files_place_is_one_sentence(tmp_path):
+    for name, read in (("config.json", read_config), ("history.csv", read_history)):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=name):
+            read(tmp_path)
+
+
+def test_a_history_is_read_and_may_be_missing(folder):
+    assert read_history(folder) == []
+    storage.write(folder / "history.csv", HISTORY.encode())
+    assert read_history(folder)[1] == {"step": "20", "epoch": "1", "seconds": "3.0", "loss": "nan"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HISTORY[:-1],
+        HISTORY[:-9] + "\n",
+        HISTORY + "30,1,3.0,1,5\n",
+        HISTORY + "30,1,3.0,lo\x1b[31m\n",
+        HISTORY.replace("step", "stop"),
+        HISTORY.replace("20,", "1e3,"),
+        HISTORY.replace("20,", "-1,"),
+        HISTORY.replace("20,", "9" * 5000 + ","),
+        HISTORY + "30,1,3.0,\x00\n",
+        HISTORY + '30,1,3.0,"' + "1" * 200_000 + '"\n',
+        HISTORY + '30,1,3.0,"1',
+        "\ud800",
+    ],
+)
+def test_a_damaged_history_is_one_sentence(tmp_path, content):
+    (tmp_path / "history.csv").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match="history.csv is damaged") as caught:
+        read_history(tmp_path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
