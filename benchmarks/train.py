@@ -258,7 +258,7 @@ def checkpoint_seconds() -> float:
 
     model = find_model("gan")(books_config("gan"))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), model.state)
+        checkpoints = Checkpoints(Path(folder), model.state, 2)
         times = []
         for step in range(5):
             started = time.perf_counter()

@@ -83,7 +83,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a model is trained; nothing here changes what comes out, up to rounding."""
+    """How a model is trained; nothing here changes what comes out, up to rounding.
+
+    But for a GAN's `rebalance`, which looks at the losses with every row of the history.
+    """
 
     workers: int = option(
         1,

@@ -91,11 +91,6 @@ def add_checksum(name: str, sha256: str) -> str:
     return f"{name.removesuffix('.tfrecord')}-{sha256[:16]}.tfrecord"
 
 
-def printable(text: str) -> str:
-    """Returns a text as it can be stored and shown anywhere; what can't, a path may hold it, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def encode_dataset(dataset: Dataset) -> bytes:
     """Returns the content of `dataset.json`."""
     return (json.dumps(dataclasses.asdict(dataset), indent=2, ensure_ascii=False) + "\n").encode()

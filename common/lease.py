@@ -132,8 +132,9 @@ def _lock(folder: Path, name: str, stack: contextlib.ExitStack) -> Lease | None:
         if not _is_same(descriptor, path):  # its last holder has just removed it
             return None
         opened.callback(_remove, descriptor, path)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _me(), 0)
+        with contextlib.suppress(OSError):  # on a full disk nobody reads who it is
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _me(), 0)
         stack.push(opened.pop_all())
     return Lease(folder)
 

@@ -6,16 +6,15 @@ A model folder may come from anywhere: what is read here is checked, and what is
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
-import math
 import zipfile
+from collections.abc import Container
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
 
 from latentfaces.common import storage
 from latentfaces.common.config import TrainConfig
-from latentfaces.common.dataset import printable
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import UserError, printable
 from latentfaces.common.models import config_from_json, find_model
 from latentfaces.common.storage import AnyPath
 
@@ -32,15 +31,32 @@ def read_config(folder: AnyPath) -> TrainConfig:
     """
     file = folder / "config.json"
     try:
-        config = config_from_json(read_text(file))
-        for name, kind in get_type_hints(type(config)).items():
-            if not _is_a(kind, getattr(config, name)):
-                raise ValueError(f"{name} is of another type")
-        return config
+        return config_from_json(read_text(file))
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, UserError) as error:
         raise UserError(
             f"{file} does not describe a run of this version ({brief(error)}): train in another folder"
         ) from None
+
+
+def refuse_other_run(folder: AnyPath, config: TrainConfig, ignored: Container[str] = ("dataset",)) -> None:
+    """Makes sure that the run in a model folder is the one that is asked for.
+
+    Args:
+        folder: the model folder, which has a `config.json`.
+        config: what is asked for.
+        ignored: fields that may differ.
+
+    Raises:
+        UserError: if it is another run.
+    """
+    earlier = read_config(folder)
+    for field in dict.fromkeys(each.name for it in (earlier, config) for each in dataclasses.fields(it)):
+        old, new = (getattr(it, field, None) for it in (earlier, config))
+        if old != new and field not in ignored:
+            raise UserError(
+                f"{folder} holds a run whose {field} is {old}, and {new} is asked for: choose another "
+                "folder, or remove that one"
+            )
 
 
 def read_history(folder: AnyPath) -> list[dict[str, str]]:
@@ -130,11 +146,3 @@ def read_text(file: AnyPath) -> str:
 def brief(error: Exception) -> str:
     """Returns the beginning of what an error says of a file that may be anyone's."""
     return printable(str(error).strip().split("\n")[0][:200])
-
-
-def _is_a(kind: Any, value: object) -> bool:
-    if kinds := get_args(kind):
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, kinds, value))
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    return type(value) is kind

@@ -151,8 +151,9 @@ def settle(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, i
     if options.get("epochs") and options.get("steps"):
         raise UserError("--epochs and --steps exclude each other: give one of them")
     known = options_of(family.Config)
+    others = {each.name for each in all_parameters()}
     for key, value in options.items():
-        if key not in known and value:
+        if key not in known and (value or key not in others):
             raise UserError(f"--{key.replace('_', '-')} is not an option of the {family.title}: leave it out")
     given = {key: value for key, value in options.items() if key in known and value}
     return family.Config(
@@ -207,13 +208,3 @@ def config_from_json(text: str) -> TrainConfig:
     values = json.loads(text)
     values["image_shape"] = tuple(values["image_shape"])
     return find_model(values["model"]).Config(**values)
-
-
-def differences(config: TrainConfig, other: TrainConfig) -> list[str]:
-    """Returns the names of the fields in which two configurations differ, but for the data set's place."""
-    names = dict.fromkeys(field.name for each in (config, other) for field in dataclasses.fields(each))
-    return [
-        name
-        for name in names
-        if name != "dataset" and getattr(config, name, None) != getattr(other, name, None)
-    ]

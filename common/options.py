@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from latentfaces.common.errors import UserError
 
 MOST = 2**31 - 1  # of a whole number, where nothing else is said
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Option:
     shared: bool = False
 
     def check(self, flag: str, value: Any) -> None:
-        """Checks one value.
+        """Checks one value, of the right type.
 
         Raises:
             UserError: if it is out of bounds; the message begins with the flag.
@@ -45,10 +47,9 @@ class Option:
         if self.choices and value not in self.choices:
             raise UserError(f"{flag} {value} is unknown: choose one of {', '.join(map(str, self.choices))}")
         if isinstance(value, int | float) and not self.minimum <= value <= self.maximum:
-            bounds = f"at least {self.minimum:g}"
-            if self.maximum not in (MOST, math.inf):
-                bounds = f"between {self.minimum:g} and {self.maximum:g}"
-            raise UserError(f"{flag} {value} is out of bounds: it has to be {bounds}")
+            bounds = [f"at least {self.minimum:,}"] if self.minimum > -math.inf else []
+            bounds += [f"at most {self.maximum:,}"] if self.maximum < math.inf else []
+            raise UserError(f"{flag} {value} is out of bounds: it has to be {' and '.join(bounds)}")
 
 
 def option(default: Any = dataclasses.MISSING, **said: Any) -> Any:
@@ -66,13 +67,37 @@ def options_of(options: type) -> dict[str, Option]:
 
 
 def check(options: Any) -> None:
-    """Checks all options of a dataclass's instance.
+    """Checks the fields of a dataclass's instance: their types, and the options' bounds.
 
     Raises:
-        UserError: if one is out of bounds.
+        UserError: if one is of another type or out of bounds.
     """
-    for name, said in options_of(type(options)).items():
-        said.check(f"--{name.replace('_', '-')}", getattr(options, name))
+    said, hints = options_of(type(options)), get_type_hints(type(options))
+    for name, kind in hints.items():
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        if not _is_a(kind, value):
+            raise UserError(f"{flag} {str(value)[:80]!r} has the wrong type: give {_KINDS.get(kind, kind)}")
+        if name in said:
+            said[name].check(flag, value)
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list[str]: "a list of texts",
+}
+
+
+def _is_a(kind: Any, value: object) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if get_origin(kind) is list:
+        return isinstance(value, list | tuple) and all(_is_a(get_args(kind)[0], each) for each in value)
+    if kinds := get_args(kind):
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, kinds, value))
+    return type(value) is kind
 
 
 def parameters(options: type) -> list[inspect.Parameter]:

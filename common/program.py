@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.errors import RunError, UserError, printable
 
 LOG_FORMAT = "%(asctime)s latentfaces: %(message)s"
 TIME_FORMAT = "%H:%M:%S"
@@ -27,6 +31,9 @@ _GREETINGS = r"^(WARNING: All log messages before absl|[IWE][0-9]{4} |To enable 
 # Without it, Kubernetes reads the sentence from its own.
 LAST_WORDS = "LATENTFACES_LAST_WORDS"
 _TERMINATION_LOG = "/dev/termination-log"
+
+# The process id of the command that runs a pipeline's components on this machine
+COMMAND = "LATENTFACES_COMMAND"
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +59,43 @@ def start_logging() -> None:
 def reporting() -> Iterator[None]:
     """Runs a program with our logging; a `UserError` ends it with status 2, a `RunError` with 1."""
     start_logging()
+    if COMMAND in os.environ:
+        end_with(int(os.environ.pop(COMMAND)))
     try:
         yield
     except (UserError, RunError) as error:
-        logger.error("error: %s", error)
-        status = 2 if isinstance(error, UserError) else 1
+        _end(2 if isinstance(error, UserError) else 1, str(error))
+    except OSError as error:
+        place = error.filename or "a file"
+        _end(
+            1, f"{place} can't be read or written ({error.strerror or error}): check its disk and its rights"
+        )
+
+
+def _end(status: int, sentence: str) -> NoReturn:
+    """Ends the program; who started it shows its last words, or nobody did and they are shown here."""
+    sentence = printable(sentence)
+    if LAST_WORDS in os.environ:
         with contextlib.suppress(OSError):
-            if LAST_WORDS in os.environ:
-                Path(os.environ[LAST_WORDS]).write_text(f"{status} {error}")
-            elif "KUBERNETES_SERVICE_HOST" in os.environ:
-                Path(_TERMINATION_LOG).write_text(str(error))
-        sys.exit(status)
+            Path(os.environ[LAST_WORDS]).write_text(f"{status} {sentence}")
+            sys.exit(status)
+    logger.error("error: %s", sentence)
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        with contextlib.suppress(OSError):
+            Path(_TERMINATION_LOG).write_text(sentence)
+    sys.exit(status)
+
+
+def end_with(pid: int) -> None:
+    """Sends this process SIGTERM, after which it may save what it has, when that other process is gone."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            select.select([os.pidfd_open(pid)], [], [])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if hasattr(os, "pidfd_open"):  # Linux
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def import_tensorflow() -> None:
@@ -78,7 +111,7 @@ def import_tensorflow() -> None:
     sys.stderr.flush()
     saved = os.dup(2)
     try:
-        with subprocess.Popen(["grep", "-vE", _GREETINGS], stdin=subprocess.PIPE, stdout=saved) as filtering:
+        with subprocess.Popen(["grep", "-avE", _GREETINGS], stdin=subprocess.PIPE, stdout=saved) as filtering:
             assert filtering.stdin
             os.dup2(filtering.stdin.fileno(), 2)
             filtering.stdin.close()
@@ -96,4 +129,5 @@ def import_tensorflow() -> None:
         )
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
     keras.config.set_epsilon(1e-7)

@@ -163,16 +163,20 @@ def _content_type(target: GSPath) -> str:
     return _CONTENT_TYPES.get(target.suffix.lower(), "application/octet-stream")
 
 
-def publish(local_file: Path, target: AnyPath) -> None:
+def publish(local_file: Path, target: AnyPath, *, lasting: bool = True) -> None:
     """Moves a finished local file to `target`: readers see the old content or the new, never a part.
 
-    Locally `local_file` must be on the target's file system. What has been published is still there after a
-    power cut.
+    Args:
+        local_file: locally, it must be on the target's file system.
+        target: local or in a bucket.
+        lasting: whether it has to be there after a power cut; that takes a local disk some time.
     """
     if isinstance(target, Path):
-        _sync(local_file)
+        if lasting:
+            sync(local_file)
         os.replace(local_file, target)
-        _sync(target.parent)
+        if lasting:
+            sync(target.parent)
     else:
         _blob(target).upload_from_filename(
             str(local_file), content_type=_content_type(target), timeout=TIMEOUT, retry=RETRY
@@ -220,13 +224,10 @@ def move(source: AnyPath, target: AnyPath) -> None:
         raise FileNotFoundError(errno.ENOENT, "no such object", str(source)) from None
 
 
-def sync(folder: AnyPath) -> None:
-    """Makes what was moved into a folder, or out of it, last through a power cut."""
-    if isinstance(folder, Path):
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: AnyPath) -> None:
+    """Makes a file's content, or the names in a folder, last through a power cut; in a bucket they do."""
+    if not isinstance(path, Path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,1 +1,1 @@
-"""The steps of the pipeline: check, preprocess, train, evaluate."""
+"""The components of the pipeline: check, preprocess, train, evaluate."""

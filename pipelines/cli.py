@@ -16,9 +16,9 @@ import typer
 from latentfaces.common import storage
 from latentfaces.common.config import RunOptions
 from latentfaces.common.errors import UserError
-from latentfaces.common.models import MODELS, all_parameters, find_model
+from latentfaces.common.models import MODELS, all_parameters, find_model, joint_parameters
 from latentfaces.common.options import Option, parameters, taking, type_and_option
-from latentfaces.common.program import import_tensorflow, reporting
+from latentfaces.common.program import reporting
 from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.preprocessing.options import PreprocessConfig
 
@@ -45,6 +45,7 @@ def _local(text: str) -> Path:
 
 LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=_local)]
 
+EXACT = 2**53  # up to which Kubeflow's numbers, which are doubles, hold every whole one
 DEMO_FACES = 3000
 DEMO_PARAMETERS = {"image_size": 32, "vae_preset": "small", "gan_preset": "small", "workers": 2}
 
@@ -147,7 +148,6 @@ def evaluate(
 ) -> None:
     """Render what the models learned, and measure it."""
     with reporting():
-        import_tensorflow()
         from latentfaces.components.evaluate.evaluate import evaluate
 
         folders = {name: options.pop(name) for name in MODELS}
@@ -193,10 +193,13 @@ def compile_command(
         typer.echo(f"The pipeline is in {output}")
 
 
-def _run_pipeline(source: str, root: Path, destination: str, parameters: dict[str, Any]) -> None:
+def _run_pipeline(source: str, root: Path, destination: str, values: dict[str, Any]) -> None:
+    from latentfaces.components.check.check import check_options
     from latentfaces.pipelines.local import run_locally
 
-    arguments = {"source": source, "root": str(root.absolute()), "destination": destination, **parameters}
+    defaults = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
+    check_options({each.name: each.default for each in defaults} | values)  # before kfp may stumble over it
+    arguments = {"source": source, "root": str(root.absolute()), "destination": destination, **values}
     report = run_locally(arguments, root / "log.txt")
     typer.echo(f"Pictures: {destination.rstrip('/')}/grids\nReport:   {report}")
 
@@ -225,6 +228,8 @@ def _parse_parameters(texts: list[str]) -> dict[str, Any]:
         kind = known[name].type
         try:
             parsed[name] = kinds[kind](value)
+            if kind == "Integer" and abs(parsed[name]) > EXACT:
+                raise UserError(f"--param {text} is beyond 2**53: Kubeflow keeps no whole number beyond it")
         except (ValueError, KeyError):
             what = "true or false" if kind == "Boolean" else "a number"
             raise UserError(f"--param {text} has the wrong type: {name} is {what}") from None

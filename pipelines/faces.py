@@ -62,7 +62,7 @@ def faces_pipeline(image: str = IMAGE) -> BaseComponent:
             )
             task.set_display_name(f"train {find_model(name).title}")
             task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(checked.output)
-            task.set_retry(2)  # a pod that is lost goes on from its last checkpoint
+            task.set_retry(2)  # a pod that fails is made anew, and goes on from the last checkpoint
             models[name] = task
 
         evaluated = evaluate(

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,14 @@ from kfp import local
 
 from latentfaces.common import storage
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.common.program import LAST_WORDS
+from latentfaces.common.lease import hold
+from latentfaces.common.program import COMMAND, LAST_WORDS
 from latentfaces.pipelines.faces import faces_pipeline
 
 _OUR_LINE = re.compile(r"\d\d:\d\d:\d\d latentfaces: .*")
+
+
+LEAVE_SECONDS = 30.0  # for a component to save a checkpoint
 
 
 class _OurLines:
@@ -57,8 +62,9 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     log.parent.mkdir(parents=True, exist_ok=True)
     last_words = log.with_name("last_words.txt")
-    os.environ[LAST_WORDS] = str(last_words)
-    with log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
+    last_words.unlink(missing_ok=True)
+    os.environ |= {LAST_WORDS: str(last_words), COMMAND: str(os.getpid())}
+    with hold(log.parent), log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
         handler = logging.StreamHandler(file)
         logging.getLogger().addHandler(handler)
         warnings.filterwarnings("ignore", module="kfp")  # that our image is not used here is what we want
@@ -74,7 +80,18 @@ def run_locally(arguments: Mapping[str, object], log: Path) -> str:
             status, _, sentence = words.partition(" ")
             message = f"{sentence}; all that the steps printed is in {log}"
             raise (UserError if status == "2" else RunError)(message) from None
+        except KeyboardInterrupt:
+            _wait_for_children(LEAVE_SECONDS)  # who got the Ctrl-C too, and save a checkpoint
+            raise
         finally:
             logging.getLogger().removeHandler(handler)
             last_words.unlink(missing_ok=True)
-            del os.environ[LAST_WORDS]
+            del os.environ[LAST_WORDS], os.environ[COMMAND]
+
+
+def _wait_for_children(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(ChildProcessError):  # there is none left
+        while time.monotonic() < deadline:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.1)

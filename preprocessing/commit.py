@@ -98,11 +98,11 @@ def draft(job_folder: AnyPath, name: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def write(job_folder: AnyPath, target: AnyPath, content: bytes) -> None:
+def write(job_folder: AnyPath, target: AnyPath, content: bytes, *, lasting: bool = True) -> None:
     """Writes a small file, all or nothing; what is left of it after a kill lies in the job's folder."""
     with draft(job_folder, target.name) as path:
         path.write_bytes(content)
-        storage.publish(path, target)
+        storage.publish(path, target, lasting=lasting)
 
 
 def commit(

@@ -156,10 +156,17 @@ def run_pipeline(
             _run(pipeline)
         except Exception as error:  # of any type, as the engine likes
             logger.debug("Beam's %s failed", runner, exc_info=True)
-            text = " ".join(str(error).split())[:_LONGEST_ERROR] or type(error).__name__
-            raise RunError(f"Beam's {runner} failed ({text}): see its log, or correct the options") from error
+            raise RunError(
+                f"Beam's {runner} failed ({_shortened(error)}): see its log, or correct the options"
+            ) from error
     if failure := WriteInThreads.failures.pop(write_shard.job_folder, None):
         raise failure
+
+
+def _shortened(error: Exception) -> str:
+    """What an engine says, without the tracebacks of other machines in it."""
+    lines = [line for line in str(error).splitlines() if not line.startswith(("  ", "Traceback"))]
+    return " ".join(" ".join(lines).split())[:_LONGEST_ERROR] or type(error).__name__
 
 
 def _run(pipeline: beam.Pipeline) -> None:

@@ -25,8 +25,8 @@ from typing import Any
 from rich.console import Console
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import Dataset, check_attribute_names, make_splits, printable
-from latentfaces.common.errors import UserError
+from latentfaces.common.dataset import Dataset, check_attribute_names, make_splits
+from latentfaces.common.errors import UserError, printable
 from latentfaces.preprocessing import engine, sources
 from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
 from latentfaces.preprocessing.options import PreprocessConfig

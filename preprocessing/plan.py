@@ -59,7 +59,7 @@ def write_plan(job_folder: AnyPath, plan: Iterable[PlannedShard]) -> list[Unit]:
             for shard in plan:
                 start = file.tell()
                 units.append((start, file.write(json.dumps(shard._asdict()).encode() + b"\n")))
-        storage.publish(path, job_folder / PLAN)
+        storage.publish(path, job_folder / PLAN, lasting=False)
     return units
 
 

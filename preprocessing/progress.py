@@ -26,11 +26,14 @@ def write_summary(
 ) -> None:
     """Tells that a shard is finished, and which of its inputs were refused: (name, reason) of each."""
     summary = {"split": planned.split, "shard": vars(shard), "refused": refused}
-    write(job_folder, job_folder / f"{planned.name}.json", json.dumps(summary).encode())
+    target = job_folder / f"{planned.name}.json"
+    write(job_folder, target, json.dumps(summary).encode(), lasting=False)  # no longer than the job
 
 
 class Summaries:
     """The finished shards' summaries, collected from the job's folder.
+
+    A shard that is collected is also made to last through a power cut: meanwhile, others are written.
 
     Attributes:
         shards: (split, shard) of each.
@@ -40,15 +43,24 @@ class Summaries:
     def __init__(self, job_folder: AnyPath) -> None:
         self._folder = job_folder
         self._seen: set[str] = set()
+        self._failure: OSError | None = None  # which a disk tells once
         self.shards: list[tuple[str, Shard]] = []
         self.refused: list[tuple[str, str]] = []
 
     def update(self) -> None:
-        """Reads the summaries that are new."""
+        """Reads the summaries that are new; raises `OSError` if a storage fails."""
+        if self._failure:
+            raise self._failure
         for name in list(storage.list_files(self._folder)):
             if name.endswith(".tfrecord.json") and name not in self._seen:
                 summary = json.loads(storage.read(self._folder / name))
-                self.shards.append((summary["split"], Shard(**summary["shard"])))
+                shard = Shard(**summary["shard"])
+                try:
+                    storage.sync(self._folder / shard.name)
+                except OSError as error:
+                    self._failure = error
+                    raise
+                self.shards.append((summary["split"], shard))
                 self.refused += [(source, reason) for source, reason in summary["refused"]]
                 self._seen.add(name)
 

@@ -27,7 +27,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from latentfaces.common.dataset import printable
+from latentfaces.common.errors import printable
 from latentfaces.preprocessing import untrusted
 from latentfaces.preprocessing.untrusted import RefusedImage as RefusedImage
 

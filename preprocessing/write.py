@@ -82,7 +82,7 @@ class WriteShard(beam.DoFn):
                 raise RuntimeError(f"the job that {planned.name} belongs to is over")
             shard = writer.shard(planned.name)
             shard = dataclasses.replace(shard, name=add_checksum(planned.name, shard.sha256))
-            storage.publish(path, job_folder / shard.name)
+            storage.publish(path, job_folder / shard.name, lasting=False)
         write_summary(job_folder, planned, shard, refused)
         return shard.examples, len(refused)
 

@@ -22,7 +22,9 @@ class Run:
         self.network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(50), keras.layers.Dense(2)])
         self.optimizer = keras.optimizers.Adam(0.1)
         self.optimizer.build(self.network.trainable_variables)
-        self.checkpoints = Checkpoints(folder, {"network": self.network, "optimizer": self.optimizer})
+        self.checkpoints = Checkpoints(
+            folder, {"network": self.network, "optimizer": self.optimizer}, losses=2
+        )
 
     def step(self):
         gradients = [variable + 0.1 for variable in self.network.trainable_variables]
@@ -120,7 +122,7 @@ def test_another_models_checkpoint_is_not_taken(tmp_path):
     trained(tmp_path / "c", 1)
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(60), keras.layers.Dense(2)])
     with pytest.raises(UserError, match="no checkpoint in .* can be read"):
-        Checkpoints(tmp_path / "c", {"network": other}).restore()
+        Checkpoints(tmp_path / "c", {"network": other}, losses=2).restore()
 
 
 def test_what_a_killed_writer_left_is_not_a_checkpoint(tmp_path):

@@ -14,12 +14,11 @@ from latentfaces.common.dataset import (
     encode_dataset,
     encode_example,
     make_splits,
-    printable,
     read_dataset,
     shard_name,
     write_dataset,
 )
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import UserError, printable
 
 SHA256 = "0123456789abcdef" * 4
 

@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from conftest import free_ports, write_celeba
 from test_job import files
 
+from latentfaces.common.errors import RunError
 from latentfaces.preprocessing.engine import parse_options
 from latentfaces.preprocessing.job import run
 from latentfaces.preprocessing.sources.folder import Folder
@@ -147,19 +148,32 @@ def test_a_portable_job_service_with_an_external_worker_pool_gives_the_same_byte
     assert files(tmp_path) == reference
 
 
+def test_an_engine_that_fails_is_told_in_one_sentence(source, tmp_path):
+    (jobs,) = free_ports(1)
+    options = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", "--environment_type=EXTERNAL"]
+    with started("apache_beam.runners.portability.local_job_service_main", f"--port={jobs}"):
+        wait_for(lambda: listening(jobs))
+        with pytest.raises(RunError, match="Beam's PortableRunner failed .*refused") as error:
+            run(str(source), str(tmp_path), beam_options=[*options, "--environment_config=localhost:1"])
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 REMOTE = {
     "FlinkRunner": [
         "--flink_master=flink:8081",
         "--environment_type=EXTERNAL",
         "--environment_config=localhost:50000",
     ],
-    "PortableRunner": ["--job_endpoint=localhost:8099", "--parallelism=8"],
+    "PortableRunner": ["--job_endpoint=localhost:{port}", "--parallelism=8"],
 }
 
 
 @pytest.mark.parametrize("runner", REMOTE)
 def test_remote_runners_take_the_documented_options(runner):
-    options = parse_options([f"--runner={runner}", *REMOTE[runner]])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        options = parse_options([f"--runner={runner}", *(each.format(port=port) for each in REMOTE[runner])])
     assert options.view_as(StandardOptions).runner == runner
 
 

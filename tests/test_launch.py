@@ -331,7 +331,7 @@ def test_someone_elses_worker_says_whom_it_waits_for_and_can_be_ended(start, tmp
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     config = {
         "cluster": {"chief": addresses[:1], "worker": addresses[1:]},
-        "task": {"type": "worker", "index": 0},
+        "task": {"type": "chief", "index": 0},
     }
     run = start(tmp_path / "run", env=os.environ | {"TF_CONFIG": json.dumps(config)})
     run.wait_until(lambda: f"waiting for the workers at {', '.join(addresses)}" in run.log())

@@ -36,11 +36,15 @@ class Options:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"size": 0}, "--size 0 is out of bounds: it has to be between 1 and 9"),
+        ({"size": 0}, "--size 0 is out of bounds: it has to be at least 1 and at most 9"),
         ({"size": 10}, "--size 10 is out of bounds"),
         ({"share": -0.1}, "--share -0.1 is out of bounds: it has to be at least 0"),
-        ({"share": math.nan}, "--share nan"),
-        ({"share": math.inf}, "--share inf"),
+        ({"share": math.nan}, "--share 'nan' has the wrong type: give a number"),
+        ({"share": math.inf}, "--share 'inf' has the wrong type"),
+        ({"size": True}, "--size 'True' has the wrong type: give a whole number"),
+        ({"size": "2"}, "has the wrong type"),
+        ({"size": 2.0}, "has the wrong type"),
+        ({"names": "x"}, "has the wrong type: give a list of texts"),
         ({"kind": "c"}, "--kind c is unknown: choose one of a, b"),
     ],
 )

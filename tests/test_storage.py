@@ -1,7 +1,9 @@
 import os
 import threading
+from pathlib import Path
 
 import pytest
+import requests
 from cloudpathlib import GSPath
 
 from latentfaces.common import storage
@@ -17,7 +19,8 @@ def test_resolve_gives_paths(tmp_path, bucket, monkeypatch):
     assert storage.resolve(str(tmp_path)) == storage.resolve(tmp_path) == tmp_path
     assert storage.resolve(f"file://{tmp_path}") == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert storage.resolve("~/faces") == tmp_path / "faces"
+    assert storage.resolve("~/faces") == storage.resolve(Path("~/faces")) == tmp_path / "faces"
+    assert storage.resolve("./~") == Path("~")
     path = storage.resolve("gs://bucket/set/x")
     assert isinstance(path, GSPath) and storage.resolve(path) == path == bucket / "set" / "x"
 
@@ -28,6 +31,7 @@ def test_resolve_gives_paths(tmp_path, bucket, monkeypatch):
         ("gs://no-such-bucket/x", "no bucket gs://no-such-bucket"),
         ("gs://", "names no bucket"),
         ("s3://b/x", "cannot be read"),
+        ("~nobody-of-this-name/x", "names no one's home folder"),
     ],
 )
 def test_a_wrong_place_is_told_in_a_sentence(bucket, uri, words):
@@ -80,6 +84,127 @@ def test_publish_moves_a_whole_file(folder, tmp_path):
     storage.publish(draft, folder / "target")
     assert storage.read(folder / "target") == b"new" * 4_000_000
     assert not draft.exists()
+
+
+def test_entries_are_what_lies_in_a_folder_itself(folder):
+    assert storage.entries(folder) == []
+    for name in ("x.bin", "deeper/y.bin", "deeper/still/z.bin", "deeper2/y.bin"):
+        storage.write(folder / name, b"")
+    found = sorted(storage.entries(folder))
+    assert [(name, is_folder) for name, is_folder, _ in found] == [
+        ("deeper", True),
+        ("deeper2", True),
+        ("x.bin", False),
+    ]
+    assert (found[2].generation is None) == isinstance(folder, Path)
+    assert storage.entries(folder / "x.bin") == []
+
+
+def test_move_gives_a_file_its_place(folder):
+    storage.write(folder / "draft", b"new")
+    storage.write(folder / "target", b"old")
+    storage.move(folder / "draft", folder / "target")
+    assert storage.read(folder / "target") == b"new"
+    assert storage.is_file(folder / "draft") != isinstance(folder, Path)
+    with pytest.raises(FileNotFoundError):
+        storage.move(folder / "nothing", folder / "target")
+
+
+def test_every_object_that_is_listed_can_be_read(bucket):
+    client = storage.resolve("gs://bucket").client.client
+    names = ["a//x", "a/b//c//x", "a/./x", "a/b/../x", "a/x y", "a/ä?#%2F"]
+    for number, name in enumerate(names):
+        client.bucket("bucket").blob(name).upload_from_string(bytes([number]))
+    listed = list(storage.list_files(bucket / "a"))
+    assert sorted(f"a/{name}" for name in listed) == sorted(names)
+    for name in listed:
+        assert storage.read(storage.join(bucket / "a", name)) == bytes([names.index(f"a/{name}")])
+    assert storage.join(Path("a"), "b/x") == Path("a/b/x")
+
+
+def test_objects_are_shown_as_what_they_are(bucket, tmp_path):
+    client = storage.resolve("gs://bucket").client.client
+    expected = {
+        "report.html": "text/html; charset=utf-8",
+        "dataset.json": "application/json",
+        "history.csv": "text/csv",
+        "a.PNG": "image/png",
+        "x.tfrecord": "application/octet-stream",
+        "x": "application/octet-stream",
+    }
+    for name, kind in expected.items():
+        for number, way in enumerate(("write", "publish", "move", "replace")):
+            target = bucket / way / name
+            if way == "write":
+                storage.write(target, b"1")
+            elif way == "publish":
+                (tmp_path / "draft").write_bytes(b"1")
+                storage.publish(tmp_path / "draft", target)
+            elif way == "move":
+                storage.write(bucket / "draft", b"1")
+                storage.move(bucket / "draft", target)
+            else:
+                storage.replace(target, b"1", 0, str(number))
+            assert client.bucket("bucket").get_blob(target.blob).content_type == kind, (name, way)
+
+
+def test_an_object_is_replaced_or_deleted_only_if_it_is_the_one_that_was_seen(bucket):
+    path = bucket / "a.json"
+    assert storage.version(path) is None
+    first = storage.replace(path, b"1", 0, "me")
+    assert storage.version(path) == first and first.writer == "me"
+    with pytest.raises(storage.ChangedError):
+        storage.replace(path, b"2", 0, "you")
+    second = storage.replace(path, b"2", first.generation, "you")
+    assert second.updated >= first.updated
+    for generation in (first.generation, 0):
+        with pytest.raises(storage.ChangedError):
+            storage.replace(path, b"3", generation, "me")
+    storage.delete(path, first.generation)
+    assert storage.read(path) == b"2"
+    third = storage.replace(path, b"3", None, "me")
+    storage.delete(path, third.generation)
+    storage.delete(path, third.generation)
+    assert storage.version(path) is None
+
+
+def test_a_lost_answer_to_a_replacement_is_made_good(bucket, monkeypatch):
+    send, lost = requests.Session.request, []
+
+    def forgetful(self, method, url, **kwargs):
+        answer = send(self, method, url, **kwargs)
+        if "ifGenerationMatch" in url and not lost:
+            lost.append(url)
+            raise requests.ConnectionError("the answer was lost")
+        return answer
+
+    first = storage.replace(bucket / "a", b"1", 0, "me")
+    monkeypatch.setattr(requests.Session, "request", forgetful)
+    second = storage.replace(bucket / "a", b"2", first.generation, "also me")
+    assert lost and storage.version(bucket / "a") == second and storage.read(bucket / "a") == b"2"
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_what_is_published_lasts_through_a_power_cut(tmp_path, monkeypatch, lasting):
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def tell_fsync(descriptor):
+        fsync(descriptor)
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    def tell_replace(source, target):
+        replace(source, target)
+        events.append("replaced")
+
+    monkeypatch.setattr(os, "fsync", tell_fsync)
+    monkeypatch.setattr(os, "replace", tell_replace)
+    draft = tmp_path / "draft"
+    draft.write_bytes(b"x")
+    storage.publish(draft, tmp_path / "x", lasting=lasting)
+    assert events == ([str(draft), "replaced", str(tmp_path)] if lasting else ["replaced"])
+    events.clear()
+    storage.write(tmp_path / "y", b"y")
+    assert events[1:] == ["replaced", str(tmp_path)] and Path(events[0]).name.startswith(".y-")
 
 
 def test_a_failed_local_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from latentfaces.common.errors import UserError
-from latentfaces.components.train.launch.tf_config import task_of
+from latentfaces.components.train.launch.tf_config import task_of, this_task
 
 
 def config(role="worker", index=0, **cluster):
@@ -30,10 +30,10 @@ def test_workers_are_counted_from_the_chief():
         ("[]", "is malformed"),
         ("[" * 100_000, "is malformed"),
         (json.dumps({"cluster": {"worker": ["a:1"]}}), "is malformed"),
-        (
-            json.dumps({"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}),
-            "has the address 'a'",
-        ),
+        (config(worker="a:1"), "is malformed"),
+        (config(worker={"a:1": 0}), "is malformed"),
+        (config(["worker"], worker=["a:1"]), "is malformed"),
+        (config({"x": 1}, worker=["a:1"]), "is malformed"),
         (config(index="0", worker=["a:1"]), "is malformed"),
         (config(index=True, worker=["a:1"]), "is malformed"),
         (config(worker=[1]), "is malformed"),
@@ -43,11 +43,20 @@ def test_workers_are_counted_from_the_chief():
         (config(worker=["a:0"]), "has the address 'a:0'"),
         (config(worker=["a:70000"]), "has the address"),
         (config(worker=["a:1", "a:1"]), "an address twice"),
-        (config("master", master=["a:1"], worker=["b:1"]), "names a master"),
-        (config("evaluator", evaluator=["a:1"], worker=["b:1"]), "names a evaluator"),
+        (config("master", master=["a:1"], worker=["b:1"]), "names the task master"),
+        (config("evaluator", evaluator=["a:1"], worker=["b:1"]), "names the task evaluator"),
         (config(chief=["a:1", "b:1"], worker=["c:1"]), "more than one chief"),
     ],
 )
 def test_what_is_malformed_is_told(text, says):
     with pytest.raises(UserError, match=says):
         task_of(text)
+
+
+def test_without_one_a_process_is_the_only_worker(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert this_task() is None
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert this_task() is None
+    monkeypatch.setenv("TF_CONFIG", config(index=1, worker=["a:1", "b:1"]))
+    assert this_task().index == 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from latentfaces.common import storage
-from latentfaces.common.config import RunOptions, TrainConfig
+from latentfaces.common.config import RunOptions
 from latentfaces.common.errors import UserError
-from latentfaces.common.model_folder import read_config
-from latentfaces.common.models import MODELS, differences, find_model, joint_options, settle
+from latentfaces.common.model_folder import refuse_other_run
+from latentfaces.common.models import MODELS, find_model, joint_options, settle
 from latentfaces.common.options import pick
 from latentfaces.preprocessing.options import PreprocessConfig
 
@@ -40,47 +40,23 @@ def check_locations(source: str, *outputs: str) -> None:
         storage.check_writable(output)
 
 
-def check_options(options: Mapping[str, Any]) -> RunOptions:
-    """Checks the options of all steps of a pipeline, and returns how models are trained.
+def check_options(options: Mapping[str, Any], root: str = "") -> RunOptions:
+    """Checks the options of all components of a pipeline, and returns how models are trained.
 
     Args:
         options: those of `PreprocessConfig`, of all models (`joint_parameters`) and of `RunOptions`.
+        root: the pipeline's folder, local or `gs://`, whose earlier runs have to be the same; "" for none.
 
     Raises:
-        UserError: if one is wrong, or they don't go together.
+        UserError: if one is wrong, they don't go together, or a model folder in the root holds another run.
     """
-    run = RunOptions(**pick(RunOptions, options))
-    for name, config in _configs(options).items():
-        run.check_batch(find_model(name).title, config.batch_size)
-    return run
-
-
-def check_earlier(root: str, options: Mapping[str, Any]) -> None:
-    """Compares what is asked for with the runs that lie in the root folder of the pipeline.
-
-    Args:
-        root: the folder, local or `gs://`.
-        options: as for `check_options`.
-
-    Raises:
-        UserError: if a model folder in it holds another run.
-    """
-    for name, config in _configs(options).items():
-        folder = storage.resolve(root) / name
-        if not (folder / "config.json").exists():
-            continue
-        earlier = read_config(folder)
-        of_the_data = {"dataset_digest", *(() if config.steps else ("steps",))}
-        for field in differences(earlier, config):
-            if field not in of_the_data:
-                raise UserError(
-                    f"{folder} holds a run whose {field} is {getattr(earlier, field, None)}, and "
-                    f"{getattr(config, field, None)} is asked for: choose another root, or remove that folder"
-                )
-
-
-def _configs(options: Mapping[str, Any]) -> dict[str, TrainConfig]:
-    """What is trained, by model, as far as it is known without a data set."""
     preprocess = PreprocessConfig(**pick(PreprocessConfig, options))
     shape = (preprocess.image_size, preprocess.image_size, preprocess.channels)
-    return {name: settle(name, joint_options(name, options), shape) for name in MODELS}
+    run = RunOptions(**pick(RunOptions, options))
+    for name in MODELS:
+        config = settle(name, joint_options(name, options), shape)
+        run.check_batch(find_model(name).title, config.batch_size)
+        if root and (storage.resolve(root) / name / "config.json").exists():
+            of_the_data = {"dataset", "dataset_digest", *(() if config.steps else ("steps",))}
+            refuse_other_run(storage.resolve(root) / name, config, of_the_data)
+    return run

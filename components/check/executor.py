@@ -17,10 +17,9 @@ def check(source: str, root: str, destination: str, **options: Any) -> str:
         **options: those of all steps.
     """
     from latentfaces.common.program import reporting
-    from latentfaces.components.check.check import check_earlier, check_locations, check_options
+    from latentfaces.components.check.check import check_locations, check_options
 
     with reporting():
         check_locations(source, root, destination)
-        run = check_options(options)
-        check_earlier(root, options)
+        run = check_options(options, root)
     return str(run.workers * run.gpus_per_worker)

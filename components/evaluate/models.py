@@ -21,8 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import printable
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import UserError, printable
 from latentfaces.common.images import to_float
 from latentfaces.common.model_folder import brief, read_network, read_text
 from latentfaces.common.storage import AnyPath

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _KEEP = 3
 _LOSSES = "losses.npy"
+_NAME = re.compile(r"[0-9]{8,}")
 _NO_LOSSES = np.empty((0, 0))
 
 
@@ -31,17 +33,20 @@ class Checkpoints:
     Args:
         folder: where the checkpoints lie.
         state: what is saved, name to trackable object.
+        losses: how many a step has.
     """
 
-    def __init__(self, folder: AnyPath, state: dict[str, object]) -> None:
+    def __init__(self, folder: AnyPath, state: dict[str, object], losses: int) -> None:
         self._folder = folder
+        self._losses = losses
         self._checkpoint = tf.train.Checkpoint(**state)
 
     def _steps(self) -> list[int]:
         """The steps of the whole checkpoints, newest first."""
         if not self._folder.exists():
             return []
-        done = [path for path in self._folder.iterdir() if path.name.isdigit() and (path / "done").exists()]
+        folders = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        done = [path for path in folders if (path / "done").exists()]
         return sorted((int(path.name) for path in done), reverse=True)
 
     def save(self, step: int, losses: np.ndarray) -> None:
@@ -129,5 +134,7 @@ class Checkpoints:
                 files.download_to(name)
                 files = Path(name)
             losses = np.load(files / _LOSSES, allow_pickle=False)
+            if losses.size and losses.shape[1:] != (self._losses,) or losses.dtype != np.float64:
+                raise ValueError(f"{_LOSSES} has another shape")
             self._checkpoint.read(str(files / "state")).assert_existing_objects_matched()
             return losses

@@ -67,6 +67,8 @@ def train(
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
     keras.config.set_dtype_policy(config.precision)
     strategy = _make_strategy(run.gpus_per_worker)
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())  # TensorFlow's own handler swallows it
     on_progress()  # all peers are there
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
@@ -74,18 +76,22 @@ def train(
             f"batch size {config.batch_size} can't be divided among {replicas} replicas: "
             f"choose a multiple of {replicas}"
         )
-    terminated = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: terminated.set())  # TensorFlow's own handler swallows it
 
     # Open the data set and build the model.
-    examples = open_split(config.dataset, read_dataset(config.dataset), "train")
+    dataset = read_dataset(config.dataset)
+    if dataset.digest != config.dataset_digest:
+        raise UserError(
+            f"the data set {config.dataset} is another than this run began with: train in another folder"
+        )
+    examples = open_split(config.dataset, dataset, "train")
     with strategy.scope():
         model = find_model(config.model)(config)
 
     # Go on from the newest checkpoint that the chief can read.
-    checkpoints = Checkpoints(folder / "checkpoints", model.state)
+    checkpoints = Checkpoints(folder / "checkpoints", model.state, len(model.loss_names))
     exchange = Exchange(strategy)
-    is_chief = this_task().is_chief
+    task = this_task()
+    is_chief = task is None or task.is_chief
     step, losses = checkpoints.restore() if is_chief else (0, np.empty((0, 0)))
     step = exchange.agree_on(step)
     if not is_chief:

@@ -1,4 +1,4 @@
-"""What one sees of a run while it trains: progress, `history.csv`, sample pictures and TensorBoard."""
+"""What one sees of a run while it trains: progress, `history.csv`, TensorBoard, samples (listing 12.37)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from latentfaces.common import storage
 from latentfaces.common.config import TrainConfig
+from latentfaces.common.errors import UserError
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
@@ -46,7 +47,13 @@ class Monitor:
         self._rows: list[dict[str, Any]] = [
             row for row in read_history(folder) if int(row["step"]) <= first_step
         ]
-        self._seconds = float(self._rows[-1]["seconds"]) if self._rows else 0.0
+        expected = {"step", "epoch", "seconds", *find_model(config.model).loss_names, "diversity_ratio"}
+        if self._rows and not expected <= self._rows[0].keys():
+            raise UserError(
+                f"{folder / 'history.csv'} has other columns than this run writes: remove it, and go on "
+                "without the losses so far"
+            )
+        self._seconds = float(self._rows[-1]["seconds"] or 0) if self._rows else 0.0
         self._scratch = tempfile.TemporaryDirectory(prefix="latentfaces-logs-")
         self._logs = Path(self._scratch.name)
         self._writer = tf.summary.create_file_writer(str(self._logs))
@@ -109,7 +116,7 @@ class Monitor:
         self._writer.flush()
         if self._rows:
             text = io.StringIO()
-            writer = csv.DictWriter(text, self._rows[-1].keys(), lineterminator="\n")
+            writer = csv.DictWriter(text, self._rows[-1], extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
             storage.write(self._folder / "history.csv", text.getvalue().encode())

@@ -7,22 +7,23 @@ import dataclasses
 import importlib
 import logging
 import math
-import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from latentfaces.common import lease, storage
 from latentfaces.common.config import LAUNCHERS, RunOptions, TrainConfig
 from latentfaces.common.dataset import read_dataset
-from latentfaces.common.errors import UserError
-from latentfaces.common.model_folder import is_finished, read_config
-from latentfaces.common.models import differences, find_model, settle
+from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.model_folder import is_finished, refuse_other_run
+from latentfaces.common.models import find_model, settle
 from latentfaces.common.options import options_of, pick
 from latentfaces.common.storage import AnyPath
 from latentfaces.components.train.launch import WorkerGroup
 from latentfaces.components.train.launch.agent import Agent
-from latentfaces.components.train.launch.tf_config import task_of
+from latentfaces.components.train.launch.tf_config import this_task
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
         SystemExit: after SIGTERM, with status 143, after Ctrl-C, 130; where `TF_CONFIG` is set and a peer
             is lost, with 75.
     """
-    task = task_of(os.environ["TF_CONFIG"]) if "TF_CONFIG" in os.environ else None
+    task = this_task()
     run = RunOptions(**pick(RunOptions, options))
     config = configure(
         model, dataset, **{key: options[key] for key in options if key not in options_of(RunOptions)}
@@ -53,13 +54,20 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
     run.check_batch(title, config.batch_size)
     storage.check_writable(output)
     folder = storage.resolve(output)
+    data = storage.resolve(dataset)
+    if not output or storage.contains(data, folder) or storage.contains(folder, data):
+        raise UserError(
+            f"the output {output!r} and the data set {dataset} lie in one another: choose another"
+        )
     with contextlib.ExitStack() as stack:
-        check = _nothing
+        check: Callable[[], object] = lambda: None  # noqa: E731 - the folder may be another worker's to hold
         if task is None or task.is_chief:
             # In a bucket, one that was killed, perhaps a pod before this one, still holds it for a while.
             wait = 0.0 if isinstance(folder, Path) else 1.5 * lease.EXPIRY
             check = stack.enter_context(lease.hold(folder, wait=wait)).check
-        _claim(folder, config)
+            _claim(folder, config)
+        else:
+            _await_chief(folder, config, run.rendezvous_seconds)
         if is_finished(folder, config):
             logger.info("%s in %s is trained already", title, output)
             return
@@ -71,10 +79,6 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
         else:
             importlib.import_module(LAUNCHERS[run.launcher]).launch(str(folder), run, check)
     logger.info("%s is in %s", title, output)
-
-
-def _nothing() -> None:
-    """Checks nothing: the folder is another worker's to hold."""
 
 
 def configure(model: str, folder: str, **options: Any) -> TrainConfig:
@@ -90,6 +94,7 @@ def configure(model: str, folder: str, **options: Any) -> TrainConfig:
             have a size that the preset's networks can't make.
     """
     settle(model, options, (0, 0, 3))  # what is wrong whatever the data set
+    place = storage.resolve(folder)
     dataset = read_dataset(folder)
     config = settle(model, options, dataset.image_shape)
     examples = dataset.splits["train"].examples
@@ -97,21 +102,31 @@ def configure(model: str, folder: str, **options: Any) -> TrainConfig:
         raise UserError(f"data set {folder} has no examples in its train split: preprocess more images")
     return dataclasses.replace(
         config,
-        dataset=str(folder),
+        dataset=str(place.absolute() if isinstance(place, Path) else place),
         dataset_digest=dataset.digest,
         steps=config.steps or math.ceil(config.epochs * examples / config.batch_size),
     )
 
 
+def _await_chief(folder: AnyPath, config: TrainConfig, seconds: float) -> None:
+    """Waits until the chief has claimed the folder, and makes sure that it is for the same run."""
+    deadline = time.monotonic() + seconds
+    while not (folder / "config.json").exists():
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"the chief wrote no config.json to {folder} within {seconds:.0f} s: check its log"
+            )
+        time.sleep(0.5)
+    refuse_other_run(folder, config)
+
+
 def _claim(folder: AnyPath, config: TrainConfig) -> None:
-    """Writes `config.json`, or makes sure that what lies there is an earlier part of the same run."""
-    file = folder / "config.json"
-    if not file.exists():
-        storage.write(file, config.to_json().encode())
-        return
-    earlier = read_config(folder)
-    for name in differences(earlier, config):
-        raise UserError(
-            f"{folder} holds a run whose {name} is {getattr(earlier, name, None)}, and "
-            f"{getattr(config, name, None)} is asked for: choose another --output, or remove that folder"
-        )
+    """Writes `config.json`, or makes sure that what lies there is an earlier part of the same run.
+
+    The data set may have moved since: that it is the same is known by its digest.
+    """
+    if (folder / "config.json").exists():
+        refuse_other_run(folder, config)
+    elif any(not name.startswith(".lease") for name in storage.list_files(folder)):
+        raise UserError(f"{folder} holds files and no config.json, so no run of ours: choose an empty folder")
+    storage.write(folder / "config.json", config.to_json().encode())

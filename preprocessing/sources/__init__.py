@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import SPLITS, printable
-from latentfaces.common.errors import UserError
+from latentfaces.common.dataset import SPLITS
+from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import RefusedImage
 from latentfaces.preprocessing.sources import celeba

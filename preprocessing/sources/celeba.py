@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import check_attribute_names, printable
-from latentfaces.common.errors import UserError
+from latentfaces.common.dataset import check_attribute_names
+from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
 
 ATTRIBUTES = (

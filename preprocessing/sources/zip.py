@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import printable
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import UserError, printable
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
 
 

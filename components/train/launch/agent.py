@@ -2,7 +2,7 @@
 
 It meets the other agents, starts TensorFlow as a child that finds its peers through `TF_CONFIG`, and watches
 it. When a worker is lost, wherever it is, the agents end their children, which would wait for it, meet
-again, and go on from the last checkpoint. On Kubernetes this is the pod's program.
+again, and go on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from latentfaces.components.train.launch import (
     USER_ERROR,
     WorkerGroup,
 )
-from latentfaces.components.train.launch.processes import Process, end_with_parent, ending, start
+from latentfaces.components.train.launch.processes import Process, end_with_parent, ending, on_signals, start
 from latentfaces.components.train.launch.rendezvous import Rendezvous, meet
 from latentfaces.components.train.launch.tf_config import Task
 
@@ -71,9 +70,6 @@ class Agent:
         self._trains = False  # before that, TensorFlow may wait for its peers, deaf, and has nothing to save
         self._attempt, self._reason = 0, ""
         self._leave_by, self._leave_with = float("inf"), TERMINATED
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._terminate)
 
     def run(self) -> int:
         """Returns the exit status: 0 trained, 1 our error, 2 the user's, 75 peer lost, 143 or 130 on request.
@@ -81,6 +77,10 @@ class Agent:
         Raises:
             RunError: if the agents can't meet, or have met too often.
         """
+        with on_signals(self._terminate):
+            return self._run()
+
+    def _run(self) -> int:
         run = self._group.run
         if self._index == 0 and run.workers > 1 and not self._task:
             token = os.environ[TOKEN]
@@ -93,7 +93,14 @@ class Agent:
                 self._child = start(
                     "latentfaces.components.train.launch.worker",
                     [self._group.to_json()],
-                    {"TMPDIR": scratch, **environment},
+                    # Its servers can be asked for its environment: the secret is not for it. The only worker
+                    # of a TF_CONFIG is none, and opens no server.
+                    {
+                        TOKEN: "",
+                        "TMPDIR": scratch,
+                        **({"TF_CONFIG": "{}"} if self._is_alone else {}),
+                        **environment,
+                    },
                 )
                 try:
                     status, self._reason = self._watch(self._child, connection)
@@ -118,7 +125,8 @@ class Agent:
         """
         run = self._group.run
         if self._task:
-            logger.info("waiting for the workers at %s", ", ".join(self._task.addresses))
+            if len(self._task.addresses) > 1:
+                logger.info("waiting for the workers at %s", ", ".join(self._task.addresses))
             yield None, _without_proxy(self._task.addresses)
         elif run.workers == 1:
             if self._attempt > run.max_restarts:
@@ -204,11 +212,15 @@ class Agent:
             if select.select([connection] if connection else [], [], [], 1.0)[0]:
                 return
 
+    @property
+    def _is_alone(self) -> bool:
+        return len(self._task.addresses) == 1 if self._task else self._group.run.workers == 1
+
     def _is_finished(self) -> bool:
         return is_finished(self._folder, self._config)
 
     def _terminate(self, number: int, _: object) -> None:
-        self._leave_with = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        self._leave_with = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if self._child is None or self._leave_by < float("inf"):  # asked twice
             sys.exit(self._leave_with)
         self._leave_by = time.monotonic() + (LEAVE_SECONDS if self._trains else 0)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 
 from latentfaces.components.train.launch.processes import end_with_parent, start
@@ -29,19 +30,27 @@ def loopback_network() -> Iterator[list[str] | None]:
     Yields:
         The wrapper with which a command runs in it, or None where this machine does not let us.
     """
-    if not shutil.which("unshare") or not shutil.which("nsenter"):
-        yield None
-        return
-    make = ["unshare", "--user", "--map-current-user", "--net", "--"]
-    with open(os.devnull, "wb") as nowhere:
-        holder = start("latentfaces.components.train.launch.isolation", [], {}, nowhere, make)
-    try:
-        holder.link.settimeout(_SECONDS)
-        is_ready = holder.link.recv(1) == b"."
-        enter = ["nsenter", f"--target={holder.popen.pid}", "--user", "--net", "--preserve-credentials", "--"]
-        yield enter if is_ready else None
-    finally:
-        holder.kill()
+    # With the rights to it without a user namespace, in which root could not read other users' files
+    for kinds in (["--net"], ["--user", "--net"]):
+        make = ["unshare", *kinds, *(["--map-current-user"] if "--user" in kinds else []), "--"]
+        if (
+            not shutil.which("nsenter")
+            or subprocess.run([*make, "true"], stderr=subprocess.DEVNULL).returncode
+        ):
+            continue
+        with open(os.devnull, "wb") as nowhere:
+            holder = start("latentfaces.components.train.launch.isolation", [], {}, nowhere, make)
+        try:
+            enter = ["nsenter", f"--target={holder.popen.pid}", *kinds]
+            enter += [*(["--preserve-credentials"] if "--user" in kinds else []), "--"]
+            holder.link.settimeout(_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                if holder.link.recv(1) and subprocess.run([*enter, "true"]).returncode == 0:
+                    yield enter
+                    return
+        finally:
+            holder.kill()
+    yield None
 
 
 def main() -> None:

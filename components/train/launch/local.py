@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -30,7 +30,7 @@ from latentfaces.components.train.launch import (
     WorkerGroup,
 )
 from latentfaces.components.train.launch.isolation import loopback_network
-from latentfaces.components.train.launch.processes import Process, ending, start
+from latentfaces.components.train.launch.processes import Process, ending, on_signals, start
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +77,18 @@ def launch(folder: str, run: RunOptions, check: Callable[[], object] = lambda: N
 
         stack.callback(kill_all)
 
+        visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+
         def start_agent(index: int) -> Process:
-            gpus = range(index * run.gpus_per_worker, (index + 1) * run.gpus_per_worker)
+            first, last = (each * run.gpus_per_worker for each in (index, index + 1))
+            gpus = visible[first:last] if visible else map(str, range(first, last))
             return start(
                 "latentfaces.components.train.launch.agent",
                 [str(index), group.to_json()],
                 {
                     TOKEN: token,
                     LAST_WORDS: f"{last_words}{index}",
-                    **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}),
+                    **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if run.gpus_per_worker else {}),
                 },
                 outputs[index] if index else None,
                 wrapper or [],
@@ -95,15 +98,12 @@ def launch(folder: str, run: RunOptions, check: Callable[[], object] = lambda: N
             nonlocal leave_with
             if leave_with:  # asked twice
                 sys.exit(leave_with)
-            leave_with = TERMINATED if number == signal.SIGTERM else INTERRUPTED
-            for agent in agents:
-                agent.popen.terminate()
+            leave_with = INTERRUPTED if number == signal.SIGINT else TERMINATED
 
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                stack.callback(signal.signal, number, signal.signal(number, leave))
+        stack.enter_context(on_signals(leave))
         for index in range(run.workers):
             agents.append(start_agent(index))
+        told: set[int] = set()  # process ids of those that were asked to leave
         deaths = 0
         while any(statuses := [agent.popen.poll() for agent in agents]) or None in statuses:
             failed = [index for index, status in enumerate(statuses) if status in (OWN_ERROR, USER_ERROR)]
@@ -118,6 +118,10 @@ def launch(folder: str, run: RunOptions, check: Callable[[], object] = lambda: N
                     outputs[index],
                     Path(f"{last_words}{index}"),
                 )
+            for agent in agents if leave_with else ():
+                if agent.popen.pid not in told:
+                    told.add(agent.popen.pid)
+                    agent.popen.terminate()
             for index, status in enumerate(statuses):
                 if status and not leave_with:
                     deaths += 1

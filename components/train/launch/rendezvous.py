@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds for one who connects to say who it is, and for an answer to be taken
 _LINE = 1 << 16  # bytes of the longest message
+_TELLING = 60.0  # seconds between two lines about strangers
 _STRANGERS = 64  # connections that have not proved anything yet; beyond these the oldest is closed
 
 
@@ -123,6 +124,7 @@ class Rendezvous(threading.Thread):
         self._attempt = 0
         self._lost = 0  # the worker whose connection closed first
         self._reason = ""  # what the first that knew more said
+        self._sent_away, self._tell_at = 0, 0.0
 
     def run(self) -> None:
         """Gathers the agents, again whenever one is lost."""
@@ -225,7 +227,15 @@ class Rendezvous(threading.Thread):
         self._reason = self._reason or hello["reason"]
 
     def _send_away(self, guest: _Guest, why: str) -> None:
-        logger.warning("someone at %s came to the rendezvous by mistake: %s", guest.address, why)
+        self._sent_away += 1
+        if time.monotonic() >= self._tell_at:  # strangers must not fill the log
+            logger.warning(
+                "%d came to the rendezvous by mistake, the last from %s: %s",
+                self._sent_away,
+                guest.address,
+                why,
+            )
+            self._sent_away, self._tell_at = 0, time.monotonic() + _TELLING
         self._strangers.remove(guest)
         guest.connection.close()
 

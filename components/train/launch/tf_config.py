@@ -44,7 +44,8 @@ def task_of(text: str) -> Task:
         cluster, role, index = config["cluster"], config["task"]["type"], config["task"]["index"]
         addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
         places = {(kind, at) for kind in cluster for at in range(len(cluster[kind]))}
-        well_formed = all(isinstance(each, str) for each in addresses) and type(index) is int
+        well_formed = all(isinstance(each, str) for each in (role, *addresses)) and type(index) is int
+        well_formed = well_formed and all(isinstance(each, list) for each in cluster.values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         well_formed = False
     if not well_formed:
@@ -52,7 +53,7 @@ def task_of(text: str) -> Task:
     strange = ({*cluster} | {role}) - {"chief", "worker"}
     if strange - {"evaluator", "ps"} or role in ("evaluator", "ps"):
         raise UserError(
-            f"TF_CONFIG names a {sorted(strange)[0]}: name one chief at most, and workers; "
+            f"TF_CONFIG names the task {sorted(strange)[0]}: name one chief at most, and workers; "
             "other tasks are not for this program"
         )
     if len(cluster.get("chief", [])) > 1:
@@ -69,6 +70,7 @@ def task_of(text: str) -> Task:
     return Task(tuple(addresses), before + index)
 
 
-def this_task() -> Task:
-    """Returns which worker this process is, by the environment: without `TF_CONFIG`, the only one."""
-    return task_of(os.environ["TF_CONFIG"]) if "TF_CONFIG" in os.environ else Task(("localhost:0",), 0)
+def this_task() -> Task | None:
+    """Returns which worker this process is by `TF_CONFIG`, or None where that is not set or "{}"."""
+    text = os.environ.get("TF_CONFIG", "{}")
+    return None if text.strip() == "{}" else task_of(text)

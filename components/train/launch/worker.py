@@ -27,16 +27,12 @@ def _failures_told() -> Iterator[None]:
     error either.
 
     Raises:
-        RunError: if memory or the disk is full, or a file can't be read or written.
+        RunError: if memory or the disk is full.
     """
     from tensorflow import errors
 
     try:
         yield
-    except OSError as error:
-        raise RunError(
-            f"{error.filename or 'a file'} can't be read or written: {error.strerror or error}"
-        ) from error
     except errors.OpError as error:
         lost = (errors.UnavailableError, errors.AbortedError, errors.DeadlineExceededError)
         said = error.message.splitlines()[0]

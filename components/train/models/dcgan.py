@@ -150,7 +150,7 @@ class DCGAN(Model):
     def watch(self, losses: dict[str, float]) -> dict[str, float]:
         """Warns when the discriminator overpowers the generator, and with `rebalance` weakens it.
 
-        The book (12.5.2) describes the state and the remedy: a lower learning rate of the discriminator and
+        The book (12.5) describes the state and the remedy: a lower learning rate of the discriminator and
         more dropout in it. Each call in that state halves the one, down to 1/16 of the start, and raises the
         other by 0.1, up to 0.5.
         With `rebalance` both settings are recorded.
