@@ -33,10 +33,10 @@ SEQUENTIAL_READ = 16 << 20  # bytes asked for at once when a long object is read
 # As which kind a browser gets an object of a bucket; everything else is bytes.
 _CONTENT_TYPES = {
     ".csv": "text/csv",
-    ".html": "text/html; charset=utf-8",
+    ".html": "text/html",
     ".json": "application/json",
     ".png": "image/png",
-    ".txt": "text/plain; charset=utf-8",
+    ".txt": "text/plain",
 }
 
 _UNREACHABLE = (google_exceptions.RetryError, requests.ConnectionError, auth_exceptions.TransportError)
@@ -215,7 +215,6 @@ def move(source: AnyPath, target: AnyPath) -> None:
         os.replace(source, target)
         return
     blob, old = _blob(target), _blob(source)
-    blob.content_type = _content_type(target)
     try:
         token, _, _ = blob.rewrite(old, timeout=TIMEOUT, retry=RETRY)
         while token:
