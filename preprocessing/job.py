@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import Dataset, check_attribute_names, make_splits
+from latentfaces.common.dataset import Dataset, make_splits
 from latentfaces.common.errors import UserError, printable
 from latentfaces.preprocessing import engine, sources
 from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
@@ -61,10 +61,6 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
     beam_options = engine.parse_options(config.beam_options)
 
     found = sources.find(source, config.attributes, config.partition)
-    try:
-        check_attribute_names(found.attribute_names)
-    except ValueError as error:
-        raise UserError(f"the labels of {source} cannot be used, {error}: correct their header") from None
     started = time.monotonic()
     with _full_disk_told(output), new_job(output_path) as job:
         folder = job.folder

@@ -196,6 +196,12 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
     assert result.keys() == {"dataset.json", "rejected.jsonl"} | shards
 
 
+def test_a_source_whose_name_is_not_utf8_is_read(photographs, tmp_path):
+    source = photographs.rename(tmp_path / os.fsdecode(b"caf\xe9\n"))
+    dataset = run(str(source), str(tmp_path / "set"), image_size=16, max_rejected=0.5)
+    assert read_dataset(tmp_path / "set") == dataset and dataset.source.endswith("caf\\udce9\\n")
+
+
 def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=120)
