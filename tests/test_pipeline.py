@@ -15,10 +15,12 @@ from kfp import dsl
 from PIL import Image
 
 from latentfaces.common.config import RunOptions
-from latentfaces.common.models import joint_parameters, settle
+from latentfaces.common.models import all_parameters, find_model, joint_parameters, settle
 from latentfaces.common.options import parameters, type_and_option
 from latentfaces.components.check.component import check
+from latentfaces.components.evaluate.component import evaluate
 from latentfaces.components.preprocess.component import preprocess
+from latentfaces.components.train.component import train
 from latentfaces.preprocessing.options import PreprocessConfig
 
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
@@ -119,6 +121,28 @@ def test_preprocessing_passes_on_the_description_alone(celeba, tmp_path):
     preprocess.python_func(source=str(celeba), location=location, dataset=dataset, **values)
     assert dataset.metadata["location"] == location
     assert (tmp_path / "dataset.json").read_bytes() == (tmp_path / "dataset" / "dataset.json").read_bytes()
+
+
+def test_training_and_evaluation_pass_on_few_files_and_numbers(tiny_dataset, tmp_path):
+    dataset = dsl.Dataset(metadata={"location": str(tiny_dataset)})
+    values = {each.name: each.default for each in [*all_parameters(), *parameters(RunOptions)]}
+    models = {}
+    for kind in ("vae", "gan"):
+        models[kind] = dsl.Model(uri=str(tmp_path / "passed" / kind))
+        options = values | {"preset": "small", "steps": 2, "batch_size": 8}
+        place = str(tmp_path / kind)
+        train.python_func(kind=kind, dataset=dataset, location=place, model=models[kind], **options)
+        assert models[kind].metadata["location"] == place
+        names = {path.name for path in (tmp_path / "passed" / kind).iterdir()}
+        networks = {f"{name}.keras" for name in find_model(kind).network_names}
+        assert names == {"config.json", "history.csv", *networks}
+    metrics, report = dsl.Metrics(), dsl.HTML(uri=str(tmp_path / "report.html"))
+    place = str(tmp_path / "evaluation")
+    returned = evaluate.python_func(
+        dataset=dataset, destination=place, metrics=metrics, report=report, seed=0, **models
+    )
+    assert returned == f"{place}/report.html" and "<html" in (tmp_path / "report.html").read_text()
+    assert metrics.metadata["gan.diversity"] > 0 and metrics.metadata["vae.reconstruction_mse"] > 0
 
 
 def test_every_step_has_the_image_and_resources(spec, tasks):
