@@ -61,7 +61,12 @@ def component(function: Callable[..., Any], options: Iterable[inspect.Parameter]
 
 
 def _name(kind: Any) -> str:
-    """The text of an annotation: an artifact is an input; kfp knows no `list[str]`."""
+    """The text of an annotation: an artifact is an input."""
     if isinstance(kind, type) and issubclass(kind, dsl.Artifact):
         return f"dsl.Input[dsl.{kind.__name__}]"
-    return (getattr(kind, "__origin__", None) or kind).__name__
+    return kfp_type(kind).__name__
+
+
+def kfp_type(kind: Any) -> Any:
+    """Returns an option's type as kfp knows it: `list` for `list[str]`."""
+    return getattr(kind, "__origin__", None) or kind

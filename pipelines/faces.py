@@ -12,7 +12,7 @@ from latentfaces.common.config import RunOptions
 from latentfaces.common.models import MODELS, all_parameters, find_model, joint_options, joint_parameters
 from latentfaces.common.options import parameters, pick, taking, type_and_option
 from latentfaces.components.check.component import check
-from latentfaces.components.component import IMAGE
+from latentfaces.components.component import IMAGE, kfp_type
 from latentfaces.components.evaluate.component import evaluate
 from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.components.preprocess.component import preprocess
@@ -83,8 +83,7 @@ def faces_pipeline(image: str = IMAGE) -> BaseComponent:
 def _named(function: Any, options: list[inspect.Parameter]) -> Any:
     """Returns the function as kfp wants it: each parameter named and documented, and given by position."""
     signature = taking(function, options)
-    plain = {each.name: type_and_option(each)[0] for each in options}
-    plain = {name: getattr(kind, "__origin__", None) or kind for name, kind in plain.items()}
+    plain = {each.name: kfp_type(type_and_option(each)[0]) for each in options}
     names = [
         each.replace(kind=each.POSITIONAL_OR_KEYWORD, annotation=plain.get(each.name, str))
         for each in signature.parameters.values()
