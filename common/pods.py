@@ -1,4 +1,4 @@
-"""What the pods of training are given by a Kubernetes cluster: machines, settings, secrets by name, volumes."""
+"""What a Kubernetes cluster gives the pods of training: machines, settings, secrets by name, volumes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A pipeline's root folder: data sets by what they were made from, runs, and the pointer to what is promoted.
+"""A pipeline's root folder, where everything that its runs make lies side by side.
 
-datasets/<fingerprint>/             a data set folder
-runs/<run id>/vae|gan|evaluation/   what one run of the pipeline made
-promoted.json                       which run's models are the ones to use: `latentfaces.common.promoted`
+`datasets/<fingerprint>/` are data sets, by what they were made from; `runs/<run id>/` holds what one run made,
+`vae/`, `gan/` and `evaluation/`; `promoted.json` says which run's models are the ones to use.
 """
 
 from __future__ import annotations
