@@ -1,7 +1,7 @@
 """A pipeline's root folder, where everything that its runs make lies side by side.
 
-`datasets/<fingerprint>/` are data sets, by what they were made from; `runs/<run id>/` holds what one run made,
-`vae/`, `gan/` and `evaluation/`; `promoted.json` says which run's models are the ones to use.
+`datasets/<fingerprint>/` are data sets, by what they were made from; `runs/<run id>/` holds what one run
+made, `vae/`, `gan/` and `evaluation/`; `promoted.json` says which run's models are the ones to use.
 """
 
 from __future__ import annotations
