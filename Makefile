@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test lint lock bench-preprocess bench-train
+.PHONY: env demo test test-cluster lint lock bench-preprocess bench-train
 
 env: .venv/done
 
@@ -16,6 +16,11 @@ demo: env
 
 test: env
 	$(BIN)/python -m pytest
+
+# On the Kubernetes of KUBECONFIG, whose only node has IMAGE
+test-cluster: export IMAGE ?= localhost/latentfaces:test
+test-cluster: env
+	$(BIN)/python -m pytest -m slow tests/test_cluster.py
 
 # mypy knows no package_dir: it sees the package through a link of its name
 lint: env

@@ -11,7 +11,7 @@ setup(
     description="Faces in, a trained VAE and DCGAN out, and the pictures that show what they learned.",
     package_dir={"latentfaces": "."},
     packages=["latentfaces", *(f"latentfaces.{folder}" for folder in FOLDERS)],
-    package_data={"latentfaces.components.evaluate": ["*.jinja"]},
+    package_data={f"latentfaces.components.{name}": ["*.jinja"] for name in ("evaluate", "promote")},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "apache-beam>=2.77,<3",
@@ -22,6 +22,7 @@ setup(
         "h5py>=3.14",
         "jinja2>=3.1",
         "kfp[kubernetes]>=2.16.1,<3",
+        "kfp-server-api>=2.16,<3",
         "kubernetes>=30",
         "numpy>=2",
         "opencv-python-headless>=4.10",
@@ -31,6 +32,7 @@ setup(
         "tensorboard>=2.20",
         "tensorflow>=2.21,<2.22",
         "typer>=0.20",
+        "urllib3>=2",
     ],
     extras_require={
         "dask": ["apache-beam[dask]>=2.77,<3"],
@@ -39,6 +41,7 @@ setup(
             "gcp-storage-emulator>=2024.8",
             "import-linter>=2.5",
             "jsonschema>=4",
+            "kubeflow-trainer-api>=2",
             "kubernetes-validate>=1.34",
             "mlxtend>=0.24",
             "mypy>=1.18",

@@ -6,13 +6,18 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import re
 from dataclasses import dataclass
 
 from latentfaces.common.errors import UserError
 from latentfaces.common.options import check, option
 
 PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
-LAUNCHERS = {"local": "latentfaces.components.train.launch.local"}
+LAUNCHERS = {
+    "local": "latentfaces.components.train.launch.local",
+    "kubernetes": "latentfaces.components.train.launch.kubernetes",
+}
 _LONG = 1e9  # seconds, some thirty years
 
 
@@ -37,6 +42,9 @@ class TrainConfig:
         beta_1: Adam's first momentum.
         learning_rate_decay: whether the learning rate falls to 0 along half a cosine.
         image_shape: (height, width, channels) of the data set.
+        warm_start: whether training begins from the promoted model's weights.
+        initial_run: the run whose weights those were when this run began; "" where there were none.
+        initial_digest: sha256 over the files of its networks.
         dataset: location of the data set folder.
         dataset_digest: sha256 over the data set's shards, so that other data at that location is noticed.
     """
@@ -57,11 +65,14 @@ class TrainConfig:
         "float32", help=f"One of {', '.join(PRECISIONS)}.", choices=PRECISIONS, shared=True
     )
     xla: bool = option(False, help="Compile the computation of gradients.", shared=True)
+    warm_start: bool = option(False, help="Begin from the weights of the root's promoted model.", shared=True)
     latent_dim: int
     learning_rate: float
     beta_1: float = 0.9
     learning_rate_decay: bool = False
     image_shape: tuple[int, int, int] = (0, 0, 0)
+    initial_run: str = ""
+    initial_digest: str = ""
     dataset: str = ""
     dataset_digest: str = ""
 
@@ -90,21 +101,28 @@ class RunOptions:
 
     workers: int = option(
         1,
-        help="Worker processes on this machine. Where TF_CONFIG is set, this is one worker.",
+        help="Workers: processes on one machine, nodes on a cluster. With TF_CONFIG, this is one of them.",
         minimum=1,
     )
     gpus_per_worker: int = option(0, help="GPUs of each worker; 0 shares what is there.", minimum=0)
-    launcher: str = option("local", help="Who starts the workers.", choices=tuple(LAUNCHERS))
+    launcher: str = option(
+        "",
+        help=f"Who starts the workers, {' or '.join(LAUNCHERS)}; by default kubernetes for several in a pod.",
+        choices=("", *LAUNCHERS),
+    )
+    rendezvous: str = option(
+        "", help="HOST:PORT of worker 0, where a Job or JobSet starts the workers and numbers them."
+    )
     log_steps: int = option(50, help="Steps between two rows of history.csv.", minimum=1)
     checkpoint_steps: int = option(1000, help="Steps between two checkpoints.", minimum=1)
     checkpoint_minutes: float = option(
         2.0, help="Minutes after which a checkpoint is written in between; 0 for never.", minimum=0
     )
     max_restarts: int = option(
-        3, help="How often to go on from the last checkpoint when a worker is lost.", minimum=0
+        3, help="How often to go on from the last checkpoint after a failure.", minimum=0
     )
     rendezvous_seconds: float = option(
-        600.0, help="How long the workers wait for each other.", minimum=0.1, maximum=_LONG
+        1800.0, help="How long the workers wait for each other.", minimum=0.1, maximum=_LONG
     )
     stuck_seconds: float = option(
         300.0, help="Time without a step after which a worker counts as lost.", minimum=0.1, maximum=_LONG
@@ -113,6 +131,15 @@ class RunOptions:
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""
         check(self)
+        port = re.fullmatch(r"[^\s/]+:([0-9]{1,5})", self.rendezvous)
+        if self.rendezvous and (port is None or not 0 < int(port[1]) < 65536):
+            raise UserError(f"--rendezvous {self.rendezvous[:80]!r} can't be read: write HOST:PORT")
+
+    @property
+    def started_by(self) -> str:
+        """The launcher. Several workers in a pod are pods of their own."""
+        in_a_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+        return self.launcher or ("kubernetes" if self.workers > 1 and in_a_pod else "local")
 
     def check_batch(self, title: str, batch_size: int) -> None:
         """Checks that the replicas can share a global batch evenly.

@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Container
 from pathlib import Path
 
+import h5py
+
 from latentfaces.common import storage
 from latentfaces.common.config import TrainConfig
 from latentfaces.common.errors import UserError, printable
@@ -20,6 +22,8 @@ from latentfaces.common.storage import AnyPath
 
 LARGEST_NETWORK = 1 << 30  # bytes of a `.keras` file
 LONGEST_TEXT = 16 << 20  # bytes of `history.csv` or `config.json`
+DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike: mode collapse
+_SETTLED = ("initial_run", "initial_digest")  # when a run begins, whatever is promoted later
 _MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 
 
@@ -52,7 +56,7 @@ def refuse_other_run(folder: AnyPath, config: TrainConfig, ignored: Container[st
     earlier = read_config(folder)
     for field in dict.fromkeys(each.name for it in (earlier, config) for each in dataclasses.fields(it)):
         old, new = (getattr(it, field, None) for it in (earlier, config))
-        if old != new and field not in ignored:
+        if old != new and field not in ignored and field not in _SETTLED:
             raise UserError(
                 f"{folder} holds a run whose {field} is {old}, and {new} is asked for: choose another "
                 "folder, or remove that one"
@@ -109,6 +113,27 @@ def read_network(file: AnyPath) -> bytes:
         return data
     except Exception as error:  # damaged bytes make the module raise many kinds
         raise zipfile.BadZipFile(brief(error)) from None
+
+
+def check_weights(network: bytes) -> None:
+    """Makes sure that the weights in a whole `.keras` file are plain numbers, no larger than the file.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    held = zipfile.ZipFile(io.BytesIO(network)).read("model.weights.h5")
+    try:
+        with h5py.File(io.BytesIO(held)) as opened:
+            arrays: list[h5py.Dataset] = []
+            opened.visititems(
+                lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None
+            )
+            if any(array.dtype.kind not in "biuf" for array in arrays):
+                raise ValueError("its weights are not numbers")
+            if sum(array.nbytes for array in arrays) > len(held):
+                raise ValueError("its weights are packed")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"its weights are damaged: {brief(error)}") from None
 
 
 def is_finished(folder: AnyPath, config: TrainConfig) -> bool:

@@ -38,10 +38,14 @@ class Preset:
         side_multiple: what the networks' strides divide the images' sides by.
         settings: values of the family's configuration; `batch_size`, `epochs`, `latent_dim` and
             `learning_rate` at least.
+        cpu: CPUs that a worker's pod asks for, where nothing else is said.
+        memory: its memory, as Kubernetes writes amounts.
     """
 
     side_multiple: int
     settings: Mapping[str, Any]
+    cpu: str = "2"
+    memory: str = "6Gi"
 
 
 class Model(ABC):

@@ -14,7 +14,8 @@ _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _LABEL = r"([a-z0-9][-a-z0-9.]{0,251}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-_QUANTITY = r"[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?"
+_CPUS = r"[0-9]+(\.[0-9]+)?|[0-9]+m"
+_BYTES = r"[0-9]+(Ki|[MGT]i?)?"
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _VOLUMES = ("pvc", "secret", "configmap")
 
@@ -40,21 +41,24 @@ class PodOptions:
     mount: list[str] = option(
         [], help="Volume pvc/NAME=/PATH, secret/NAME=/PATH or configmap/NAME=/PATH; may be repeated."
     )
+    worker_image: str = option("", help="Container image of the workers; else that of the pipeline.")
     image_pull_policy: str = option(
         "", help="When nodes pull the image.", choices=("", "Always", "IfNotPresent", "Never")
     )
     image_pull_secret: list[str] = option([], help="Secret for the image's registry; may be repeated.")
     pending_minutes: float = option(
-        60.0, help="How long a worker may wait for a free node or for quota.", minimum=0, maximum=1e6
+        1440.0, help="How long a worker may wait for a free node or for quota.", minimum=0, maximum=1e6
     )
 
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""
         check(self)
         _match("gpu_type", self.gpu_type, _LABEL, "a resource's name, such as nvidia.com/gpu")
-        for name in ("cpu", "memory", "shared_memory"):
+        if self.cpu:
+            _match("cpu", self.cpu, _CPUS, "an amount, such as 4 or 500m")
+        for name in ("memory", "shared_memory"):
             if value := getattr(self, name):
-                _match(name, value, _QUANTITY, "an amount, such as 4, 500m or 8Gi")
+                _match(name, value, _BYTES, "an amount, such as 8Gi")
         for name, values in {
             "image_pull_secret": self.image_pull_secret,
             "service_account": [self.service_account] if self.service_account else [],

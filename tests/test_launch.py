@@ -3,6 +3,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,11 +20,12 @@ import tensorflow as tf
 from conftest import free_ports, make_dataset
 
 from latentfaces.common.config import RunOptions
-from latentfaces.common.errors import RunError
+from latentfaces.common.errors import RunError, UserError
 from latentfaces.components.train.launch import WorkerGroup
 from latentfaces.components.train.launch.agent import take_own_cores
 from latentfaces.components.train.launch.processes import start as start_process
 from latentfaces.components.train.launch.rendezvous import Rendezvous, meet
+from latentfaces.components.train.run import own_index
 
 STEPS = 300
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
@@ -165,13 +167,14 @@ def test_a_run_whose_processes_are_killed_ends_with_the_same_bits(start, uninter
     os.kill(chief, signal.SIGKILL)
     assert run.end() == 0, run.log()
     assert_same_bits(run.output, uninterrupted)
-    reasons = [
-        "worker 1's process was killed by SIGKILL",
-        "worker 0 was lost",
-        "worker 0's process was killed by SIGKILL",
+    told = re.findall(
+        r"(worker \d[^:]*): all go on from the last checkpoint(?:, restart (\d) of at most 3)?", run.log()
+    )
+    assert told == [
+        ("worker 1's process was killed by SIGKILL", "1"),
+        ("worker 0 was lost", ""),  # whoever starts the agents counts those
+        ("worker 0's process was killed by SIGKILL", "2"),
     ]
-    for restart, reason in enumerate(reasons, 1):
-        assert f"{reason}: all go on from the last checkpoint, restart {restart} of at most 3" in run.log()
     assert not list(run.output.glob("checkpoints/.*.part"))
     assert_none_left(tmp_path)
 
@@ -238,12 +241,12 @@ def test_the_others_wait_for_one_that_is_drained(start, uninterrupted, tmp_path)
     run.wait_for_step(50)
     os.kill(run.agent(1), signal.SIGTERM)
     assert run.end() == 0, run.log()
-    assert "leaving" in run.log() and "restart 1 of at most 3" in run.log()
+    assert "leaving" in run.log() and "worker 1 was lost: all go on from the last checkpoint\n" in run.log()
     assert_same_bits(run.output, uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_worker_of_someone_elses_gang_leaves_with_75_when_a_peer_is_lost(start, tmp_path, monkeypatch):
+def test_a_worker_of_someone_elses_group_leaves_with_75_when_a_peer_is_lost(start, tmp_path, monkeypatch):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     runs = []
     for index in range(2):
@@ -254,6 +257,38 @@ def test_a_worker_of_someone_elses_gang_leaves_with_75_when_a_peer_is_lost(start
     runs[1].process.kill()
     assert runs[0].end() == 75, runs[0].log()
     assert "TensorFlow lost a peer" in runs[0].log()
+
+
+def test_workers_that_a_job_numbers_meet_and_one_that_is_replaced_is_waited_for(
+    start, uninterrupted, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LATENTFACES_GROUP_TOKEN", TOKEN)
+    (port,) = free_ports(1)
+
+    def start_worker(index):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+        options = ["--rendezvous", f"127.0.0.1:{port}", "--max-restarts", "0", "--log-steps", "20"]
+        return start(tmp_path / "run", *options, "--checkpoint-steps", "20")
+
+    chief, other = start_worker(0), start_worker(1)
+    chief.wait_for_step(40)
+    other.process.kill()
+    other = start_worker(1)
+    assert chief.end() == 0 and other.end() == 0, chief.log()
+    assert "worker 1 was lost: all go on from the last checkpoint\n" in chief.log()
+    assert_same_bits(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("index", "token", "says"),
+    [("", TOKEN, "JOB_COMPLETION_INDEX is ''"), ("2", TOKEN, "is '2'"), ("1", "", "TOKEN is not set")],
+)
+def test_a_worker_without_a_number_or_secret_is_refused(index, token, says, monkeypatch):
+    monkeypatch.setenv("LATENTFACES_GROUP_TOKEN", token)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    assert own_index(RunOptions(workers=2)) is None
+    with pytest.raises(UserError, match=says):
+        own_index(RunOptions(workers=2, rendezvous="worker-0:29500"))
 
 
 def test_after_too_many_restarts_the_reason_is_told(start, tmp_path):
@@ -441,11 +476,17 @@ class TestRendezvous:
             first[0][0].settimeout(2)
             assert first[0][0].recv(1) == b""
             _, attempt, addresses = all_meet([(0, 1, "")])[0]
-            assert (attempt, addresses[1]) == (2, "127.0.0.1:2001") == again.result()[1:2] + (addresses[1],)
+            assert (attempt, addresses[1]) == (1, "127.0.0.1:2001") == again.result()[1:2] + (addresses[1],)
 
-    def test_the_number_of_restarts_outlives_worker_0(self, rendezvous, all_meet):
+    def test_the_number_of_restarts_outlives_worker_0_and_does_not_count_its_loss(
+        self, rendezvous, all_meet, caplog
+    ):
         Rendezvous(rendezvous, 2, 3, 10, TOKEN).start()
-        assert [answer[1] for answer in all_meet([(0, 0, ""), (1, 3, "")])] == [4, 4]
+        answers = all_meet([(0, 0, ""), (1, 3, "")])
+        assert [answer[1] for answer in answers] == [3, 3] and "restart" not in caplog.text
+        answers[0][0].close()
+        assert [answer[1] for answer in all_meet([(0, 3, "stumbled"), (1, 3, "")])] == [4, 4]
+        assert "restart 3 of at most 3" in caplog.text
 
     STRANGE = [
         b"GET / HTTP/1.1\r\n\r\n",

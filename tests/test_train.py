@@ -19,6 +19,7 @@ from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.model_folder import copy_model, read_config
 from latentfaces.common.models import find_model
+from latentfaces.common.pods import PodOptions
 from latentfaces.components.train import loop, run
 from latentfaces.components.train.launch.local import launch
 from latentfaces.components.train.run import configure
@@ -171,7 +172,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tiny_dataset,
     with pytest.raises(
         RunError, match=f"worker . of {workers}: the loss became nan at step 2: training stopped"
     ):
-        launch(str(tmp_path), RunOptions(workers=workers, log_steps=4))
+        launch(str(tmp_path), RunOptions(workers=workers, log_steps=4), PodOptions())
     assert "Traceback" not in capfd.readouterr().err
     assert not list(tmp_path.glob("*.keras"))
 

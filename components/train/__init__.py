@@ -1,1 +1,1 @@
-"""The training step."""
+"""The training component."""

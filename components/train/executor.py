@@ -8,22 +8,30 @@ from kfp import dsl
 
 
 def train(
-    kind: str, dataset: dsl.Input[dsl.Dataset], location: str, model: dsl.Output[dsl.Model], **options: Any
+    kind: str,
+    dataset: dsl.Input[dsl.Dataset],
+    root: str,
+    run_id: str,
+    model: dsl.Output[dsl.Model],
+    **options: Any,
 ) -> None:
-    """Trains a model on a data set, going on from the newest checkpoint at the location.
+    """Trains a model on a data set, going on from the newest checkpoint of the same run.
 
     Args:
         kind: Name of the model, such as vae or gan.
         dataset: dataset.json; its metadata tells where the shards are.
-        location: Model folder, local or gs://.
+        root: The pipeline's folder, local or gs://.
+        run_id: The run.
         model: config.json, the history and the networks.
-        **options: those of the model and of `RunOptions`.
+        **options: those of the model, of `RunOptions` and of `PodOptions`.
     """
     from latentfaces.common.model_folder import copy_model
     from latentfaces.common.program import reporting
+    from latentfaces.common.root import run_folder
     from latentfaces.components.train.run import train
 
     with reporting():
+        location = f"{run_folder(root, run_id)}/{kind}"
         train(kind, dataset.metadata["location"], location, **options)
         copy_model(kind, location, model.path)
     model.metadata["location"] = location

@@ -22,6 +22,7 @@ from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.examples import open_split, parse_images
 from latentfaces.common.models import find_model
 from latentfaces.common.storage import AnyPath
+from latentfaces.components.train import warm_start
 from latentfaces.components.train.batches import batches
 from latentfaces.components.train.checkpoints import Checkpoints
 from latentfaces.components.train.convolution import portable
@@ -87,7 +88,7 @@ def train(
     with strategy.scope():
         model = find_model(config.model)(config)
 
-    # Go on from the newest checkpoint that the chief can read.
+    # Go on from the newest checkpoint that the chief can read, or begin from a promoted model's weights.
     checkpoints = Checkpoints(folder / "checkpoints", model.state, len(model.loss_names))
     exchange = Exchange(strategy)
     task = this_task()
@@ -96,6 +97,8 @@ def train(
     step = exchange.agree_on(step)
     if not is_chief:
         losses = checkpoints.restore_step(step)
+    if config.initial_run and not step:
+        warm_start.load(config, folder, model.networks)
     monitor = None
     if is_chief:
         some = examples.read(np.arange(min(len(examples), _REAL_IMAGES)))

@@ -17,7 +17,7 @@ from latentfaces.common import storage
 from latentfaces.common.config import TrainConfig
 from latentfaces.common.errors import UserError
 from latentfaces.common.images import diversity, to_float
-from latentfaces.common.model_folder import read_history
+from latentfaces.common.model_folder import DIVERSE, read_history
 from latentfaces.common.models import find_model
 from latentfaces.common.pictures import grid, in_rows, png
 from latentfaces.common.progress import Progress
@@ -26,7 +26,6 @@ from latentfaces.common.storage import AnyPath
 logger = logging.getLogger(__name__)
 
 _SAMPLES, _FEW_SAMPLES = 64, 16  # shown in pictures, and measured with every row of the history
-_DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike
 
 
 class Monitor:
@@ -72,7 +71,7 @@ class Monitor:
         ratio = diversity(images) / self._real_diversity if self._real_diversity else 1.0
         before = float(self._rows[-1]["diversity_ratio"]) if self._rows else 0.0
         is_halfway = self._step < self._config.steps / 2 <= step
-        if ratio < _DIVERSE and (before >= _DIVERSE or is_halfway):
+        if ratio < DIVERSE and (before >= DIVERSE or is_halfway):
             logger.warning(
                 "samples are alike, a sign of mode collapse: they differ %.2f times as much as real images; "
                 "look at samples/: another seed, a lower learning rate or more dropout may help",

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from latentfaces.common import lease, storage
 from latentfaces.common.config import LAUNCHERS, RunOptions, TrainConfig
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.common.model_folder import is_finished, refuse_other_run
+from latentfaces.common.model_folder import is_finished, read_config, refuse_other_run
 from latentfaces.common.models import find_model, settle
 from latentfaces.common.options import options_of, pick
+from latentfaces.common.pods import PodOptions
 from latentfaces.common.storage import AnyPath
-from latentfaces.components.train.launch import WorkerGroup
+from latentfaces.components.train import warm_start
+from latentfaces.components.train.launch import INDEX, TOKEN, WorkerGroup
 from latentfaces.components.train.launch.agent import Agent
 from latentfaces.components.train.launch.tf_config import this_task
 
@@ -31,13 +34,15 @@ logger = logging.getLogger(__name__)
 def train(model: str, dataset: str, output: str, **options: Any) -> None:
     """Trains a model; a run that was interrupted goes on from its newest checkpoint.
 
-    Where `TF_CONFIG` is set this process is the worker that it names; else a launcher starts the workers.
+    Where `TF_CONFIG` is set, or `rendezvous` is given, someone else starts the workers, and this process is
+    one of them; else a launcher starts them.
 
     Args:
         model: name of a model family, "vae" or "gan".
         dataset: a data set folder, local or `gs://`.
         output: the model folder, local or `gs://`.
-        **options: those of the family's `TrainConfig`, of which `preset` has no default, and of `RunOptions`.
+        **options: those of the family's `TrainConfig`, of which `preset` has no default, of `RunOptions` and
+            of `PodOptions`.
 
     Raises:
         UserError: if something asked for is wrong, before any long work.
@@ -47,9 +52,11 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
     """
     task = this_task()
     run = RunOptions(**pick(RunOptions, options))
-    config = configure(
-        model, dataset, **{key: options[key] for key in options if key not in options_of(RunOptions)}
-    )
+    run = dataclasses.replace(run, launcher=run.started_by)
+    pods = PodOptions(**pick(PodOptions, options))
+    index = task.index if task else own_index(run)
+    how = options_of(RunOptions) | options_of(PodOptions)
+    config = configure(model, dataset, **{key: options[key] for key in options if key not in how})
     title = find_model(model).title
     run.check_batch(title, config.batch_size)
     storage.check_writable(output)
@@ -61,7 +68,7 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
         )
     with contextlib.ExitStack() as stack:
         check: Callable[[], object] = lambda: None  # noqa: E731 - the folder may be another worker's to hold
-        if task is None or task.is_chief:
+        if not index:
             # In a bucket, one that was killed, perhaps a pod before this one, still holds it for a while.
             wait = 0.0 if isinstance(folder, Path) else 1.5 * lease.EXPIRY
             check = stack.enter_context(lease.hold(folder, wait=wait)).check
@@ -71,14 +78,33 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
         if is_finished(folder, config):
             logger.info("%s in %s is trained already", title, output)
             return
-        if task:
-            group = WorkerGroup(folder=str(folder), rendezvous="", run=run)
-            status = Agent(task.index, group, task, check).run()
+        if index is None:
+            importlib.import_module(LAUNCHERS[run.launcher]).launch(str(folder), run, pods, check)
+        else:
+            group = WorkerGroup(folder=str(folder), rendezvous=run.rendezvous, run=run)
+            status = Agent(index, group, task, check).run()
             if status:
                 sys.exit(status)
-        else:
-            importlib.import_module(LAUNCHERS[run.launcher]).launch(str(folder), run, check)
     logger.info("%s is in %s", title, output)
+
+
+def own_index(run: RunOptions) -> int | None:
+    """Returns which worker this process is where a Job or JobSet starts them; None where we start them.
+
+    Raises:
+        UserError: if a worker's environment lacks its number or the group's secret.
+    """
+    if not run.rendezvous:
+        return None
+    number = os.environ.get(INDEX, "")
+    if not number.isdecimal() or not int(number) < run.workers:
+        raise UserError(
+            f"{INDEX} is {number[:20]!r}: with --rendezvous, the environment of each of the {run.workers} "
+            f"workers has to say its number, from 0 to {run.workers - 1}"
+        )
+    if run.workers > 1 and not os.environ.get(TOKEN):
+        raise UserError(f"{TOKEN} is not set: with --rendezvous, it has to hold a secret of the group's own")
+    return int(number)
 
 
 def configure(model: str, folder: str, **options: Any) -> TrainConfig:
@@ -127,6 +153,12 @@ def _claim(folder: AnyPath, config: TrainConfig) -> None:
     """
     if (folder / "config.json").exists():
         refuse_other_run(folder, config)
+        earlier = read_config(folder)
+        config = dataclasses.replace(
+            config, initial_run=earlier.initial_run, initial_digest=earlier.initial_digest
+        )
     elif any(not name.startswith(".lease") for name in storage.list_files(folder)):
         raise UserError(f"{folder} holds files and no config.json, so no run of ours: choose an empty folder")
+    elif config.warm_start:
+        config = warm_start.choose(config, folder)
     storage.write(folder / "config.json", config.to_json().encode())

@@ -2,7 +2,7 @@
 
 Every worker is two processes: a small agent (`agent`), which meets the others (`rendezvous`), and the process
 with TensorFlow (`worker`), which the agent starts and watches. Whoever starts the agents, and a dead one
-again, is a launcher, such as `local`; `latentfaces.common.config.LAUNCHERS` names them.
+again, is a launcher, such as `local` or `kubernetes`; `latentfaces.common.config.LAUNCHERS` names them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT  # a checkpo
 
 # The environment variable with the secret that the agents of a group share; arguments can be read by anyone
 TOKEN = "LATENTFACES_GROUP_TOKEN"
+
+# The environment variable with the address of a pod, at which worker 0's agent listens; without it, at all
+ADDRESS = "LATENTFACES_POD_IP"
+
+# Where a platform starts the workers itself: the environment variable with a worker's number, as in Jobs
+INDEX = "JOB_COMPLETION_INDEX"
 
 LEAVE_SECONDS = 25  # to save a checkpoint after SIGTERM; Kubernetes' default grace period is 30
 

@@ -33,7 +33,14 @@ from latentfaces.components.train.launch import (
     USER_ERROR,
     WorkerGroup,
 )
-from latentfaces.components.train.launch.processes import Process, end_with_parent, ending, on_signals, start
+from latentfaces.components.train.launch.processes import (
+    Process,
+    end_with_parent,
+    ending,
+    on_signals,
+    out_of_memory_kills,
+    start,
+)
 from latentfaces.components.train.launch.rendezvous import Rendezvous, meet
 from latentfaces.components.train.launch.tf_config import Task
 
@@ -90,6 +97,7 @@ class Agent:
         while not self._is_finished():
             # Whatever becomes of the child, its temporary files go.
             with self._meeting() as (connection, environment), tempfile.TemporaryDirectory() as scratch:
+                kills = out_of_memory_kills()
                 self._child = start(
                     "latentfaces.components.train.launch.worker",
                     [self._group.to_json()],
@@ -104,6 +112,8 @@ class Agent:
                 )
                 try:
                     status, self._reason = self._watch(self._child, connection)
+                    if status == -signal.SIGKILL and out_of_memory_kills() > kills:
+                        self._reason += ", since the memory is full: --memory gives a pod more"
                 finally:
                     self._child.kill()
                     self._child = None

@@ -20,6 +20,7 @@ from latentfaces.common import storage
 from latentfaces.common.config import RunOptions
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.model_folder import read_config
+from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import LAST_WORDS
 from latentfaces.components.train.launch import (
     INTERRUPTED,
@@ -35,7 +36,9 @@ from latentfaces.components.train.launch.processes import Process, ending, on_si
 logger = logging.getLogger(__name__)
 
 
-def launch(folder: str, run: RunOptions, check: Callable[[], object] = lambda: None) -> None:
+def launch(
+    folder: str, run: RunOptions, pods: PodOptions, check: Callable[[], object] = lambda: None
+) -> None:
     """Runs a worker group on this machine until its model is trained, and starts agents that die again.
 
     The first agent shares this process's output; what the others print is shown when one of them fails. Each
@@ -45,6 +48,7 @@ def launch(folder: str, run: RunOptions, check: Callable[[], object] = lambda: N
     Args:
         folder: the model folder, which holds the run's `config.json`.
         run: how the model is trained.
+        pods: of no use here.
         check: called now and then; what it raises ends the group at once.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentfaces.components.train.launch import PEER_LOST
@@ -91,6 +93,15 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
     if sys.platform == "linux":  # the thread can't run while TensorFlow blocks in a call
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def out_of_memory_kills() -> int:
+    """Returns how many processes of this container the kernel killed for want of memory; 0 where unknown."""
+    for file in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE):
+                return int(found[1])
+    return 0
 
 
 def ending(status: int) -> str:

@@ -4,6 +4,9 @@ Worker 0's agent listens. Every agent connects and tells its index and a free po
 each is answered with the attempt's number and everyone's addresses, as the connections showed them. The
 connections stay open: one that closes, or an agent that comes again, ends the attempt for all.
 
+What is counted are attempts that failed with all agents alive. One that ended because an agent was lost is
+not: who starts the agents counts those, and knows which of them had to leave a node.
+
 Messages are lines: a proof that the sender knows the group's token, and JSON. The proof is an HMAC over that
 and a number that the other side chose for this connection, so that nothing can be forged or replayed. What a
 stranger sends is not looked into, and no one is waited for: all connections are read as their bytes come.
@@ -25,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latentfaces.common.errors import RunError
+from latentfaces.components.train.launch import ADDRESS
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +47,14 @@ def meet(
         rendezvous: "host:port" of worker 0's agent.
         index: of this worker.
         port: where this worker's TensorFlow is going to listen.
-        attempt: the last attempt that this agent took part in, or 0.
+        attempt: the last attempt that this agent took part in; 0 for an agent that has just started.
         reason: why that attempt ended, as far as this agent knows; else "".
         seconds: deadline.
         token: the group's secret.
 
     Returns:
-        The connection, whose end is the end of the attempt; the attempt's number, from 1; all workers'
-        "address:port" in the order of their indices.
+        The connection, whose end is the end of the attempt; the attempt's number, from 1, which is the same
+        again after an agent was lost; all workers' "address:port" in the order of their indices.
 
     Raises:
         RunError: if the rendezvous can't be reached, if not all came in time, or if the group gives up.
@@ -93,6 +97,7 @@ class _Guest:
     address: str
     challenge: str = field(default_factory=lambda: secrets.token_hex(16))
     nonce: str = ""
+    attempt: int = 0
     received: bytes = b""
     leaves_at: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
 
@@ -103,7 +108,7 @@ class Rendezvous(threading.Thread):
     Args:
         rendezvous: "host:port" to listen on.
         workers: agents to wait for.
-        max_restarts: how often the group may meet again.
+        max_restarts: how often the group may meet again for another reason than that an agent was lost.
         seconds: deadline for the last to come.
         token: the group's secret.
     """
@@ -111,9 +116,10 @@ class Rendezvous(threading.Thread):
     def __init__(self, rendezvous: str, workers: int, max_restarts: int, seconds: float, token: str) -> None:
         super().__init__(daemon=True)
         host, _, port = rendezvous.rpartition(":")
-        # A pod's own name may not be known yet when it starts, so there we listen on all addresses.
-        where = (host if host == "127.0.0.1" else "", int(port))
-        self._listener = socket.create_server(where, reuse_port=True)
+        # A pod's own name may not be known yet when it starts
+        where = host if host == "127.0.0.1" else os.environ.get(ADDRESS, "")
+        family = socket.AF_INET6 if ":" in where else socket.AF_INET
+        self._listener = socket.create_server((where, int(port)), family=family, reuse_port=True)
         self._listener.setblocking(False)
         self._workers = workers
         self._max_restarts = max_restarts
@@ -148,16 +154,19 @@ class Rendezvous(threading.Thread):
                 }
             self._wait()
         reason = self._reason or f"worker {self._lost} was lost"
-        if self._attempt > self._max_restarts:
+        if self._attempt and any(agent.attempt < self._attempt for agent in self._present.values()):
+            logger.warning("%s: all go on from the last checkpoint", reason)
+        elif self._attempt > self._max_restarts:
             return {"error": f"{reason}; after {self._max_restarts} restarts the workers give up"}
-        if self._attempt:
-            logger.warning(
-                "%s: all go on from the last checkpoint, restart %d of at most %d",
-                reason,
-                self._attempt,
-                self._max_restarts,
-            )
-        self._attempt += 1
+        else:
+            if self._attempt:
+                logger.warning(
+                    "%s: all go on from the last checkpoint, restart %d of at most %d",
+                    reason,
+                    self._attempt,
+                    self._max_restarts,
+                )
+            self._attempt += 1
         self._reason = ""
         addresses = [self._present[index].address for index in range(self._workers)]
         return {"attempt": self._attempt, "addresses": addresses}
@@ -218,12 +227,13 @@ class Rendezvous(threading.Thread):
             self._send_away(guest, str(error))
             return
         self._strangers.remove(guest)
-        index, guest.nonce = hello["index"], hello["nonce"]
-        guest.address = f"{guest.address}:{hello['port']}"
+        index, guest.nonce, guest.attempt = hello["index"], hello["nonce"], hello["attempt"]
+        host = f"[{guest.address}]" if ":" in guest.address else guest.address
+        guest.address = f"{host}:{hello['port']}"
         if index in self._present:
             self._present[index].connection.close()
         self._present[index] = guest
-        self._attempt = max(self._attempt, hello["attempt"])  # others remember when worker 0 was the one lost
+        self._attempt = max(self._attempt, guest.attempt)  # others remember when worker 0 was the one lost
         self._reason = self._reason or hello["reason"]
 
     def _send_away(self, guest: _Guest, why: str) -> None:

@@ -82,6 +82,8 @@ class DCGAN(Model):
                 "beta_1": 0.5,
                 "ema_decay": 0.999,
             },
+            cpu="1",
+            memory="2Gi",
         ),
     }
     loss_names = ("discriminator_loss", "generator_loss")

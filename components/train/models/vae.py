@@ -81,7 +81,12 @@ class VAE(Model):
     Config = VAEConfig
     default_preset = "faces"
     presets = {
-        "book": Preset(4, {"batch_size": 128, "epochs": 30, "latent_dim": 2, "learning_rate": 1e-3}),
+        "book": Preset(
+            4,
+            {"batch_size": 128, "epochs": 30, "latent_dim": 2, "learning_rate": 1e-3},
+            cpu="2",
+            memory="4Gi",
+        ),
         "small": Preset(
             8,
             {
@@ -92,6 +97,8 @@ class VAE(Model):
                 "learning_rate_decay": True,
                 "likelihood_std": 0.1,
             },
+            cpu="1",
+            memory="2Gi",
         ),
         "faces": Preset(
             16,

@@ -1,0 +1,165 @@
+"""Warm start: from the promoted model's weights, the same for every worker and every retry."""
+
+import csv
+import dataclasses
+import io
+import logging
+import shutil
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from latentfaces.common.config import RunOptions
+from latentfaces.common.errors import UserError
+from latentfaces.common.model_folder import read_config
+from latentfaces.common.models import MODELS, find_model
+from latentfaces.common.promoted import PROMOTED, Decision, update
+from latentfaces.components.train import loop
+from latentfaces.components.train.run import _claim, configure, train
+
+RUN = RunOptions(log_steps=1, checkpoint_minutes=0)
+
+
+def promote(root, run, *models):
+    made = [Decision(run=run, model=model, decision=PROMOTED, why="for a test") for model in models or MODELS]
+    update(str(root), lambda present: present.decide(*made))
+
+
+def weights(folder, model):
+    names = find_model(model).network_names
+    return [w for name in names for w in keras.saving.load_model(folder / f"{name}.keras").get_weights()]
+
+
+def settle(dataset, folder, model, **options):
+    """What `train` does before it starts workers; returns what they are told."""
+    options = {"preset": "small", "steps": 1, "batch_size": 8, "warm_start": True, **options}
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, configure(model, str(dataset), **options))
+    return read_config(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset, tmp_path_factory):
+    """A root with two runs of both models; tests must not change it."""
+    root = tmp_path_factory.mktemp("trained")
+    for number, run in enumerate(("r1", "r2")):
+        for model in MODELS:
+            folder = root / "runs" / run / model
+            config = settle(tiny_dataset, folder, model, warm_start=False, seed=number)
+            loop.train(config, RUN, folder)
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "root")
+    promote(tmp_path / "root", "r1")
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_training_begins_from_the_promoted_weights(tiny_dataset, root, model, caplog):
+    caplog.set_level(logging.INFO)
+    folder = root / "runs" / "r3" / model
+    config = settle(tiny_dataset, folder, model, seed=7)
+    assert config.initial_run == "r1" and "begins from the weights of run r1" in caplog.text
+    # With a learning rate of nothing, what is saved is what it began with, a GAN's averaged weights as well.
+    loop.train(dataclasses.replace(config, learning_rate=0.0), RUN, folder)
+    promoted = weights(root / "runs" / "r1" / model, model)
+    for ours, theirs in zip(weights(folder, model), promoted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_retry_keeps_to_what_the_first_start_began_from(tiny_dataset, root):
+    folder = root / "runs" / "r3" / "vae"
+    first = settle(tiny_dataset, folder, "vae")
+    promote(root, "r2")
+    assert settle(tiny_dataset, folder, "vae") == first and first.initial_run == "r1"
+    other = settle(tiny_dataset, root / "runs" / "r4" / "vae", "vae")
+    assert other.initial_run == "r2" and other.initial_digest != first.initial_digest
+    with pytest.raises(UserError, match="holds a run whose warm_start is True, and False is asked for"):
+        settle(tiny_dataset, folder, "vae", warm_start=False)
+
+
+def test_a_run_that_found_nothing_stays_with_nothing(tiny_dataset, trained, tmp_path, caplog):
+    shutil.copytree(trained, tmp_path / "root")
+    folder = tmp_path / "root" / "runs" / "r3" / "gan"
+    assert settle(tiny_dataset, folder, "gan").initial_run == ""
+    assert (
+        "the GAN can't begin from promoted weights, and starts from scratch: none is promoted" in caplog.text
+    )
+    promote(tmp_path / "root", "r1")
+    assert settle(tiny_dataset, folder, "gan").initial_run == ""
+
+
+def truncate(folder):
+    file = folder / "encoder.keras"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def pack(folder):
+    """As many zeros in a small file as one likes."""
+    with zipfile.ZipFile(folder / "encoder.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    held = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(held, "a") as file:
+        file.create_dataset("zeros", (1 << 26,), "f4", compression="gzip", chunks=(1 << 20,))
+    with zipfile.ZipFile(folder / "encoder.keras", "w") as archive:
+        for name, content in {**members, "model.weights.h5": held.getvalue()}.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "why"),
+    [
+        ({"preset": "book"}, None, "the promoted one's preset is small, and this one's book"),
+        ({}, truncate, "File is not a zip file"),
+        ({}, pack, "its weights are packed"),
+        ({}, shutil.rmtree, "does not describe a run of this version"),
+    ],
+    ids=["preset", "truncated", "packed", "gone"],
+)
+def test_what_does_not_fit_or_load_is_told_and_not_used(tiny_dataset, root, caplog, options, change, why):
+    if change:
+        change(root / "runs" / "r1" / "vae")
+    config = settle(tiny_dataset, root / "runs" / "r3" / "vae", "vae", **options)
+    assert config.initial_run == "" and config.warm_start
+    assert "starts from scratch" in caplog.text and why in caplog.text
+
+
+def test_weights_that_changed_since_are_refused_but_checkpoints_go_on(tiny_dataset, root):
+    folder = root / "runs" / "r3" / "vae"
+    config = settle(tiny_dataset, folder, "vae", steps=2)
+    shutil.copytree(root / "runs" / "r2" / "vae", root / "runs" / "r1" / "vae", dirs_exist_ok=True)
+    with pytest.raises(UserError, match="can't be read .they are others than those that it began from"):
+        loop.train(config, RUN, folder)
+    config = dataclasses.replace(config, initial_digest="", initial_run="")
+    loop.train(config, RUN, folder)
+    began = dataclasses.replace(config, initial_run="r1", steps=3)
+    loop.train(began, RUN, folder)  # from the checkpoint of step 2, which needs them no more
+    assert [row["step"] for row in csv.DictReader((folder / "history.csv").open())] == ["1", "2", "3"]
+
+
+def test_an_output_outside_a_root_and_a_damaged_pointer_are_told(tiny_dataset, root, tmp_path):
+    with pytest.raises(UserError, match="lies in none: give an output such as ROOT/runs/RUN/MODEL"):
+        settle(tiny_dataset, tmp_path / "elsewhere", "vae")
+    assert not (tmp_path / "elsewhere" / "config.json").exists()
+    (root / "promoted.json").write_text("{}")
+    with pytest.raises(UserError, match="promoted.json does not say"):
+        settle(tiny_dataset, root / "runs" / "r3" / "vae", "vae")
+
+
+def test_two_workers_begin_from_the_same_weights_as_one(tiny_dataset, root):
+    rows = []
+    for workers in (1, 2):
+        folder = root / "runs" / f"of{workers}" / "vae"
+        options = {"preset": "small", "steps": 1, "batch_size": 8, "log_steps": 1, "warm_start": True}
+        train("vae", str(tiny_dataset), str(folder), workers=workers, **options)
+        assert read_config(folder).initial_run == "r1"
+        rows.append(next(csv.DictReader((folder / "history.csv").open())))
+    assert float(rows[0]["loss"]) == pytest.approx(float(rows[1]["loss"]), rel=1e-5)
+    cold = next(csv.DictReader((root / "runs" / "r1" / "vae" / "history.csv").open()))
+    assert float(rows[0]["loss"]) != pytest.approx(float(cold["loss"]), rel=1e-2)
