@@ -4,6 +4,7 @@ Nothing here needs TensorFlow. An example is encoded by hand, field by field in 
 protobuf does not promise the order of a map's entries and shards have to be the same bytes every time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -128,6 +129,16 @@ def read_dataset(folder: str | AnyPath) -> Dataset:
         raise UserError(
             f"{path} is not a data set's description ({error}): make it again with preprocess"
         ) from None
+
+
+def find_dataset(folder: str | AnyPath) -> Dataset | None:
+    """Returns the data set in a folder if there is a whole one: its description, and all shards it names."""
+    names = {entry.name for entry in storage.entries(storage.resolve(folder))}
+    with contextlib.suppress(UserError):
+        dataset = read_dataset(folder)
+        if all(shard.name in names for split in dataset.splits.values() for shard in split.shards):
+            return dataset
+    return None
 
 
 class _OtherVersion(Exception):

@@ -317,13 +317,69 @@ def list_files(folder: AnyPath) -> Iterator[str]:
             for name in names:
                 yield prefix + name
     else:
-        prefix = folder.blob.rstrip("/") + "/" if folder.blob else ""
-        blobs = _client().client.list_blobs(
-            folder.bucket, prefix=prefix, fields="items(name),nextPageToken", timeout=TIMEOUT, retry=RETRY
-        )
-        for blob in blobs:
-            if not blob.name.endswith("/"):  # what some tools store in place of a folder
-                yield blob.name[len(prefix) :]
+        for name, _ in _list_blobs(folder, "name"):
+            yield name
+
+
+def _list_blobs(folder: GSPath, fields: str) -> Iterator[tuple[str, Blob]]:
+    """Yields the objects below a folder, each with its name relative to that."""
+    prefix = folder.blob.rstrip("/") + "/" if folder.blob else ""
+    blobs = _client().client.list_blobs(
+        folder.bucket, prefix=prefix, fields=f"items({fields}),nextPageToken", timeout=TIMEOUT, retry=RETRY
+    )
+    for blob in blobs:
+        if not blob.name.endswith("/"):  # what some tools store in place of a folder
+            yield blob.name[len(prefix) :], blob
+
+
+class Stamp(NamedTuple):
+    """What a file's content is known by without reading it.
+
+    Attributes:
+        size: in bytes.
+        mark: its CRC-32C in a bucket; on a file system, when it was written, in nanoseconds.
+        written: when it was written, in seconds since 1970.
+    """
+
+    size: int
+    mark: str
+    written: float
+
+
+def stamp(path: AnyPath | str) -> Stamp:
+    """Returns a file's stamp, a link's target's.
+
+    Raises:
+        OSError: There is no such file, or it cannot be looked at.
+    """
+    if isinstance(path, Path | str):
+        return _local_stamp(os.stat(path))
+    blob = _blob(path)
+    try:
+        blob.reload(timeout=TIMEOUT, retry=RETRY)
+    except google_exceptions.NotFound:
+        raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from None
+    return _stamp(blob)
+
+
+def _local_stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_size, str(status.st_mtime_ns), status.st_mtime)
+
+
+def _stamp(blob: Blob) -> Stamp:
+    # A listing has no checksum of what is encrypted with a key of the customer's.
+    return Stamp(blob.size, blob.crc32c or str(blob.generation), blob.updated.timestamp())
+
+
+def list_stamps(folder: AnyPath) -> Iterator[tuple[str, Stamp]]:
+    """Yields what `list_files` does, and each file's stamp, a link's own; what vanishes is left out."""
+    if isinstance(folder, Path):
+        for name in list_files(folder):
+            with contextlib.suppress(FileNotFoundError):
+                yield name, _local_stamp(os.lstat(folder / name))
+    else:
+        for name, blob in _list_blobs(folder, "name,size,crc32c,generation,updated"):
+            yield name, _stamp(blob)
 
 
 class Entry(NamedTuple):

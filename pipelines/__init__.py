@@ -1,1 +1,1 @@
-"""Which steps run, in what order, on what machines; and the command line."""
+"""Which components run, in what order, on what machines; and the command line."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
 from typing import Any
 
 from kfp import dsl
@@ -11,20 +13,24 @@ from kfp.dsl.base_component import BaseComponent
 from latentfaces.common.config import RunOptions
 from latentfaces.common.models import MODELS, all_parameters, find_model, joint_options, joint_parameters
 from latentfaces.common.options import parameters, pick, taking, type_and_option
+from latentfaces.common.pods import PodOptions
+from latentfaces.common.promoted import PromoteOptions
 from latentfaces.components.check.component import check
 from latentfaces.components.component import IMAGE, kfp_type
 from latentfaces.components.evaluate.component import evaluate
 from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.components.preprocess.component import preprocess
+from latentfaces.components.promote.component import promote
 from latentfaces.components.train.component import train
+from latentfaces.pipelines.pods import give, give_machine
 from latentfaces.preprocessing.options import PreprocessConfig
 
 DOCUMENTATION = """Trains {models} on a folder of faces and renders what they learned.
 
 Args:
     source: CelebA as distributed, a folder of images, or a zip of either; local or gs://.
-    root: Folder for the data set and the models; a bucket on a cluster.
-    destination: Folder for the evaluation.
+    root: Folder for data sets and runs, the same for every run; a bucket on a cluster.
+    destination: Folder for the evaluation; by default the run's own.
 {options}
 
 Returns:
@@ -32,52 +38,94 @@ Returns:
 """
 
 
-def faces_pipeline(image: str = IMAGE) -> BaseComponent:
+def pipeline_options() -> list[inspect.Parameter]:
+    """Returns the pipeline's parameters that are options of its components, each once."""
+    found = [
+        *parameters(PreprocessConfig),
+        *joint_parameters(),
+        *parameters(RunOptions),
+        *parameters(EvaluateOptions),
+        *parameters(PromoteOptions),
+        *parameters(PodOptions),
+    ]
+    return list({each.name: each for each in found}.values())  # training and evaluation have one seed
+
+
+def faces_pipeline(
+    image: str = IMAGE, pods: PodOptions | None = None, run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+) -> BaseComponent:
     """Builds the pipeline, which trains every model of the registry.
 
     Args:
         image: container image of every component, built from the project's Dockerfile.
+        pods: what a cluster gives to pods, and the default of a run's parameters of the same names, which are
+            for the pods of worker groups; None where there is no cluster.
+        run_id: the run, whose folder in the root holds what it makes; by default Kubeflow's own name for it,
+            which components get as a whole argument: it is filled in nowhere else.
 
     Returns:
         The pipeline, to be compiled, or called to run locally after `kfp.local.init`.
     """
-    options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
 
-    def latentfaces(source: str, root: str, destination: str, **options: Any) -> str:
-        checked = check(source=source, root=root, destination=destination, **options)
+    def latentfaces(source: str, root: str, destination: str = "", **options: Any) -> str:
+        where = {"root": root, "run_id": run_id}
+        checking = {name: each for name, each in options.items() if name in check.component_spec.inputs}
+        checked = check(
+            source=source,
+            destination=destination,
+            compiled=json.dumps(dataclasses.asdict(pods or PodOptions())),
+            **where,
+            **checking,
+        )
         checked.set_caching_options(False)  # what was there once need not be there now
-        preprocessed = preprocess(
-            source=source, location=f"{root}/dataset", **pick(PreprocessConfig, options)
-        ).after(checked)
+        preprocessed = preprocess(source=source, **where, **pick(PreprocessConfig, options)).after(checked)
         preprocessed.set_caching_options(False)  # new images may have come to the same source
+        dataset = preprocessed.outputs["dataset"]
 
         models = {}
         for name in MODELS:
             others = {each.name: each.default for each in all_parameters()}
             task = train(
                 kind=name,
-                dataset=preprocessed.outputs["dataset"],
-                location=f"{root}/{name}",
-                **(others | joint_options(name, options) | pick(RunOptions, options)),
+                dataset=dataset,
+                **where,
+                **(others | joint_options(name, options)),
+                **pick(RunOptions, options),
+                **pick(PodOptions, options),
             )
             task.set_display_name(f"train {find_model(name).title}")
-            task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(checked.output)
+            task.set_accelerator_type(PodOptions.gpu_type).set_accelerator_limit(checked.outputs["Output"])
+            task.set_cpu_request(checked.outputs["pod_cpu"]).set_memory_request(checked.outputs["pod_memory"])
             task.set_retry(2)  # a pod that fails is made anew, and goes on from the last checkpoint
             models[name] = task
 
+        trained = {name: task.outputs["model"] for name, task in models.items()}
         evaluated = evaluate(
-            dataset=preprocessed.outputs["dataset"],
-            destination=destination,
-            **{name: task.outputs["model"] for name, task in models.items()},
-            **pick(EvaluateOptions, options),
+            dataset=dataset, destination=destination, **where, **trained, **pick(EvaluateOptions, options)
         )
-        for task in (preprocessed, *models.values(), evaluated):
+        promoted = promote(
+            dataset=dataset,
+            evaluation=evaluated.outputs["Output"],
+            **where,
+            **trained,
+            **pick(EvaluateOptions, options),
+            **pick(PromoteOptions, options),
+        )
+        promoted.set_caching_options(False)  # another model may have been promoted meanwhile
+        for task in (preprocessed, evaluated, promoted):
             task.set_cpu_request("2").set_memory_request("4G")
-        for task in (checked, preprocessed, *models.values(), evaluated):
+        for task in (checked, preprocessed, *models.values(), evaluated, promoted):
             task.set_container_image(image)
+            if pods:
+                give(task, pods)
+        if pods:
+            for task in models.values():
+                give_machine(task, pods)
         return evaluated.outputs["Output"]
 
-    return dsl.pipeline(name="latentfaces", description=__doc__)(_named(latentfaces, options))
+    defaults = dataclasses.asdict(pods) if pods else {}
+    named = [each.replace(default=defaults.get(each.name, each.default)) for each in pipeline_options()]
+    return dsl.pipeline(name="latentfaces", description=__doc__)(_named(latentfaces, named))
 
 
 def _named(function: Any, options: list[inspect.Parameter]) -> Any:

@@ -1,34 +1,42 @@
-"""The same pipeline on this machine: each step a process, no containers."""
+"""The same pipeline on this machine: each component a process, no containers."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from kfp import local
 
 from latentfaces.common import storage
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.lease import hold
+from latentfaces.common.options import pick
 from latentfaces.common.program import COMMAND, LAST_WORDS
-from latentfaces.pipelines.faces import faces_pipeline
+from latentfaces.common.root import FINISHED, Run, run_folder, runs
+from latentfaces.components.check.check import check_options
+from latentfaces.pipelines.faces import faces_pipeline, pipeline_options
+from latentfaces.preprocessing.fingerprint import fingerprint
+from latentfaces.preprocessing.options import PreprocessConfig
 
 _OUR_LINE = re.compile(r"\d\d:\d\d:\d\d latentfaces: .*")
 
-
 LEAVE_SECONDS = 30.0  # for a component to save a checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 class _OurLines:
-    """A stream that keeps everything in a log file and shows the lines that our steps wrote."""
+    """A stream that keeps everything in a log file and shows the lines that our components wrote."""
 
     def __init__(self, log: TextIO, shown: TextIO) -> None:
         self._log = log
@@ -43,50 +51,77 @@ class _OurLines:
         self._log.flush()
 
 
-def run_locally(arguments: Mapping[str, object], log: Path) -> str:
-    """Runs the pipeline with kfp's local runner.
+def run_locally(arguments: Mapping[str, Any]) -> str:
+    """Runs the pipeline with kfp's local runner; a run that was stopped goes on if the same is asked for.
+
+    All that the components print is kept in `log.txt` in the root; their own lines are shown on standard
+    error too.
 
     Args:
         arguments: of the pipeline, by name; `root` is a local folder.
-        log: file for all that the steps print; their own lines are shown on standard error too.
 
     Returns:
         Where the report is.
 
     Raises:
-        UserError: if a step found a mistake of the user's, or the log's folder can't be made.
-        RunError: if a step failed otherwise.
+        UserError: if a component found a mistake of the user's, or the root can't be made or is in use.
+        RunError: if a component failed otherwise.
     """
-    storage.check_writable(str(log.parent))
+    root = Path(arguments["root"])
+    storage.check_writable(str(root))
     # kfp starts `python3` from the PATH, which need not be the one that runs this
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    log.parent.mkdir(parents=True, exist_ok=True)
-    last_words = log.with_name("last_words.txt")
-    last_words.unlink(missing_ok=True)
-    os.environ |= {LAST_WORDS: str(last_words), COMMAND: str(os.getpid())}
-    with hold(log.parent), log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
+    root.mkdir(parents=True, exist_ok=True)
+    log, last_words, passed_on = root / "log.txt", root / "last_words.txt", root / ".passed-on"
+    with hold(root), log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
+        last_words.unlink(missing_ok=True)
+        os.environ |= {LAST_WORDS: str(last_words), COMMAND: str(os.getpid())}
         handler = logging.StreamHandler(file)
         logging.getLogger().addHandler(handler)
         warnings.filterwarnings("ignore", module="kfp")  # that our image is not used here is what we want
         try:
+            run_id = _choose_run(arguments)
             local.init(
-                local.SubprocessRunner(use_venv=False),
-                pipeline_root=str(log.parent / "kfp"),
-                raise_on_error=True,
+                local.SubprocessRunner(use_venv=False), pipeline_root=str(passed_on), raise_on_error=True
             )
-            return faces_pipeline()(**arguments).output
+            return faces_pipeline(run_id=run_id)(**arguments).output
         except RuntimeError:
-            words = last_words.read_text() if last_words.exists() else "1 a step failed"
+            words = last_words.read_text() if last_words.exists() else "1 a component failed"
             status, _, sentence = words.partition(" ")
-            message = f"{sentence}; all that the steps printed is in {log}"
+            message = f"{sentence}; all that the components printed is in {log}"
             raise (UserError if status == "2" else RunError)(message) from None
         except KeyboardInterrupt:
             _wait_for_children(LEAVE_SECONDS)  # who got the Ctrl-C too, and save a checkpoint
             raise
         finally:
             logging.getLogger().removeHandler(handler)
+            shutil.rmtree(passed_on, ignore_errors=True)
             last_words.unlink(missing_ok=True)
             del os.environ[LAST_WORDS], os.environ[COMMAND]
+
+
+def _choose_run(arguments: Mapping[str, Any]) -> str:
+    """Returns the newest run if that was stopped and is what is asked for; else a new one: the time, UTC."""
+    root = arguments["root"]
+    options = {each.name: each.default for each in pipeline_options()} | dict(arguments)
+    for newest in runs(root)[:1]:
+        stopped = not Path(run_folder(root, newest.id), FINISHED).exists()
+        if stopped and _is_asked_for(newest, options):
+            logger.info("run %s was stopped, and goes on", newest.id)
+            return newest.id
+    times = (time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + wait)) for wait in itertools.count())
+    run_id = next(each for each in times if not os.path.exists(run_folder(root, each)))
+    logger.info("run %s begins", run_id)
+    return run_id
+
+
+def _is_asked_for(run: Run, options: Mapping[str, Any]) -> bool:
+    """Whether what a run trains, and on which data set, is what the options ask for."""
+    with contextlib.suppress(UserError):  # which tells the difference, or is told again
+        check_options(options, run_folder(options["root"], run.id))
+        config = PreprocessConfig(**pick(PreprocessConfig, options))
+        return fingerprint(options["source"], config) == run.dataset
+    return False
 
 
 def _wait_for_children(seconds: float) -> None:

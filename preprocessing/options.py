@@ -21,7 +21,7 @@ class PreprocessConfig:
     attributes: str = option("", help="Label file, where it does not lie beside the images.")
     partition: str = option("", help="Partition file, likewise.")
     beam_options: list[str] = option(
-        [], help="Beam's own options, after --, such as --runner=DataflowRunner."
+        [], help="Beam's own options, after --, such as --runner=DataflowRunner.", rest=True
     )
     examples_per_shard: int = 0
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,27 @@ from conftest import photograph
 from kfp import dsl
 from PIL import Image
 
+from latentfaces.common import storage
 from latentfaces.common.config import RunOptions
+from latentfaces.common.lease import hold
 from latentfaces.common.models import all_parameters, find_model, joint_parameters, settle
 from latentfaces.common.options import parameters, type_and_option
+from latentfaces.common.pods import PodOptions
+from latentfaces.common.promoted import PromoteOptions
+from latentfaces.common.root import prune, runs
 from latentfaces.components.check.component import check
 from latentfaces.components.evaluate.component import evaluate
+from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.components.preprocess.component import preprocess
 from latentfaces.components.train.component import train
 from latentfaces.preprocessing.options import PreprocessConfig
 
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
+RUN_ID = "{{$.pipeline_job_uuid}}"
+
+
+def defaults(*options):
+    return {each.name: each.default for each in options}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +64,7 @@ def test_the_steps_depend_on_one_another_as_they_should(tasks):
         "train": {"preprocess"},
         "train-2": {"preprocess"},
         "evaluate": {"preprocess", "train", "train-2"},
+        "promote": {"preprocess", "train", "train-2", "evaluate"},
     }
     kinds = {
         name: tasks[name]["inputs"]["parameters"]["kind"]["runtimeValue"]["constant"]
@@ -63,30 +76,43 @@ def test_the_steps_depend_on_one_another_as_they_should(tasks):
 def test_every_option_is_a_parameter_with_its_type_and_default(spec):
     said = spec["root"]["inputDefinitions"]["parameters"]
     kinds = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN", list[str]: "LIST"}
-    options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
+    options = [*joint_parameters()]
+    for each in (PreprocessConfig, RunOptions, EvaluateOptions, PromoteOptions, PodOptions):
+        options += parameters(each)
     expected = {each.name: (kinds[type_and_option(each)[0]], each.default) for each in options}
-    places = dict.fromkeys(("source", "root", "destination"), ("STRING", None))
+    places = dict.fromkeys(("source", "root"), ("STRING", None)) | {"destination": ("STRING", "")}
     assert {
         name: (value["parameterType"], value.get("defaultValue")) for name, value in said.items()
     } == expected | places
-    assert {name for name, value in said.items() if not value.get("isOptional")} == places.keys()
+    assert {name for name, value in said.items() if not value.get("isOptional")} == {"source", "root"}
     assert all(value["description"] for value in said.values())
     assert said["vae_preset"]["defaultValue"] == "faces" and said["gan_preset"]["defaultValue"] == "book"
     assert {"precision", "xla", "gan_rebalance", "checkpoint_minutes", "max_restarts"} <= said.keys()
 
 
+def test_every_component_gets_the_run_s_id_as_a_whole_argument(spec, tasks, text):
+    # Kubeflow fills it in nowhere else.
+    for task in tasks.values():
+        assert task["inputs"]["parameters"]["run_id"]["runtimeValue"]["constant"] == RUN_ID
+    assert text.count("pipeline_job_uuid") == len(tasks)
+
+
 @pytest.fixture
 def checking(celeba, tmp_path):
     """Calls the check's function with the pipeline's defaults and some changes."""
-    options = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
-    values = {each.name: each.default for each in options}
+    values = defaults(*joint_parameters())
+    for each in (PreprocessConfig, RunOptions, PromoteOptions, PodOptions):
+        values |= defaults(*parameters(each))
     places = {"source": str(celeba), "root": str(tmp_path / "root"), "destination": str(tmp_path / "out")}
-    return lambda **changes: check.python_func(**{**places, **values, **changes})
+    other = {"run_id": "now", "compiled": json.dumps(defaults(*parameters(PodOptions)))}
+    other |= {name: str(tmp_path / name) for name in ("pod_cpu", "pod_memory")}
+    return lambda **changes: check.python_func(**{**places, **other, **values, **changes})
 
 
-def test_the_check_returns_the_gpus_as_text(checking, spec):
+def test_the_check_returns_the_gpus_as_text(checking, spec, tmp_path):
     # From a NUMBER, Kubeflow's driver drops the limit without a word.
     assert checking(workers=2, gpus_per_worker=4) == "8" and checking() == "0"
+    assert (tmp_path / "pod_cpu").read_text().isdigit() and (tmp_path / "pod_memory").read_text()[-2:] == "Gi"
     output = spec["components"]["comp-check"]["outputDefinitions"]["parameters"]["Output"]
     assert output["parameterType"] == "STRING"
 
@@ -96,17 +122,22 @@ def test_the_check_refuses_with_status_2_and_leaves_the_sentence(checking, tmp_p
     monkeypatch.setenv("LATENTFACES_LAST_WORDS", str(words))
     monkeypatch.setenv("no_proxy", "")  # which a program extends
     earlier = settle("vae", {"preset": "faces", "seed": 3}, (64, 64, 3))
-    (tmp_path / "earlier" / "vae").mkdir(parents=True)
-    (tmp_path / "earlier" / "vae" / "config.json").write_text(earlier.to_json())
+    folder = tmp_path / "root" / "runs" / "earlier" / "vae"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(earlier.to_json())
     for changes, says in (
         ({"gan_batch_size": 9, "workers": 2}, "batch size 9 of the GAN can't be divided among 2 replicas"),
-        ({"root": str(tmp_path / "earlier")}, "holds a run whose seed is 3, and 0 is asked for"),
+        ({"run_id": "earlier"}, "holds a run whose seed is 3, and 0 is asked for"),
+        ({"keep": 0}, "--keep 0 is out of bounds"),
+        ({"cpu": "3"}, "cpu is for the pods of several workers, and one trains in a pod as it was compiled"),
+        ({"env": ["1=2"]}, "--env '1=2' can't be read"),
+        ({"run_id": "../earlier"}, "'../earlier' can't be a folder's name"),
         ({"source": str(tmp_path / "none")}, "none does not exist"),
     ):
         with pytest.raises(SystemExit) as ending:
             checking(**changes)
         assert ending.value.code == 2 and words.read_text().startswith("2 ") and says in words.read_text()
-    assert checking(root=str(tmp_path / "earlier"), seed=3) == "0"
+    assert checking(run_id="earlier", seed=3) == "0"
 
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     with pytest.raises(SystemExit):
@@ -114,35 +145,62 @@ def test_the_check_refuses_with_status_2_and_leaves_the_sentence(checking, tmp_p
     assert f"{tmp_path}/root lies on this pod's own disk" in words.read_text()
 
 
-def test_preprocessing_passes_on_the_description_alone(celeba, tmp_path):
-    dataset = dsl.Dataset(uri=str(tmp_path / "dataset.json"))
-    values = {each.name: each.default for each in parameters(PreprocessConfig)} | {"image_size": 16}
-    location = str(tmp_path / "dataset")
-    preprocess.python_func(source=str(celeba), location=location, dataset=dataset, **values)
-    assert dataset.metadata["location"] == location
-    assert (tmp_path / "dataset.json").read_bytes() == (tmp_path / "dataset" / "dataset.json").read_bytes()
+def test_runs_in_a_bucket(bucket, tmp_path, capsys, monkeypatch):
+    """The first makes everything; the next ones resize only if there are other images."""
+    monkeypatch.setenv("no_proxy", "")  # which a program extends
+    root, faces = "gs://bucket/root", tmp_path / "faces"
+    faces.mkdir()
+    for number in range(60):
+        Image.fromarray(photograph(number, 30, 30)).save(faces / f"{number:02d}.png")
 
+    def resize(run_id):
+        dataset = dsl.Dataset(uri=str(tmp_path / run_id / "dataset.json"))
+        values = defaults(*parameters(PreprocessConfig)) | {"image_size": 16}
+        preprocess.python_func(source=str(faces), root=root, run_id=run_id, dataset=dataset, **values)
+        location = storage.resolve(dataset.metadata["location"])
+        # only the description is passed on
+        assert (tmp_path / run_id / "dataset.json").read_bytes() == storage.read(location / "dataset.json")
+        assert location.parent == bucket / "root" / "datasets"
+        assert location.name == {run.id: run.dataset for run in runs(root)}[run_id]
+        written = {name: storage.version(location / name) for name in storage.list_files(location)}
+        return dataset, written, capsys.readouterr().err
 
-def test_training_and_evaluation_pass_on_few_files_and_numbers(tiny_dataset, tmp_path):
-    dataset = dsl.Dataset(metadata={"location": str(tiny_dataset)})
-    values = {each.name: each.default for each in [*all_parameters(), *parameters(RunOptions)]}
+    dataset, written, _ = resize("first")
+    values = defaults(*all_parameters(), *parameters(RunOptions), *parameters(PodOptions))
     models = {}
     for kind in ("vae", "gan"):
         models[kind] = dsl.Model(uri=str(tmp_path / "passed" / kind))
         options = values | {"preset": "small", "steps": 2, "batch_size": 8}
-        place = str(tmp_path / kind)
-        train.python_func(kind=kind, dataset=dataset, location=place, model=models[kind], **options)
-        assert models[kind].metadata["location"] == place
+        train.python_func(
+            kind=kind, dataset=dataset, root=root, run_id="first", model=models[kind], **options
+        )
+        assert models[kind].metadata["location"] == f"{root}/runs/first/{kind}"
         names = {path.name for path in (tmp_path / "passed" / kind).iterdir()}
         networks = {f"{name}.keras" for name in find_model(kind).network_names}
         assert names == {"config.json", "history.csv", *networks}
     metrics, report = dsl.Metrics(), dsl.HTML(uri=str(tmp_path / "report.html"))
-    place = str(tmp_path / "evaluation")
     returned = evaluate.python_func(
-        dataset=dataset, destination=place, metrics=metrics, report=report, seed=0, **models
+        **{"dataset": dataset, "root": root, "run_id": "first", "destination": "", "seed": 0},
+        **{"metrics": metrics, "report": report},
+        **models,
     )
-    assert returned == f"{place}/report.html" and "<html" in (tmp_path / "report.html").read_text()
+    assert returned == f"{root}/runs/first/evaluation/report.html"
+    assert (tmp_path / "report.html").read_bytes() == storage.read(storage.resolve(returned))
     assert metrics.metadata["gan.diversity"] > 0 and metrics.metadata["vae.reconstruction_mse"] > 0
+
+    unchanged, again, said = resize("second")
+    assert unchanged.metadata == dataset.metadata and again == written
+    assert "the source is as it was: its images are resized already" in said
+
+    Image.fromarray(photograph(60, 30, 30)).save(faces / "60.png")
+    other, _, said = resize("third")
+    assert other.metadata != dataset.metadata and "as it was" not in said
+
+    # a data set without one of its shards counts as none
+    (faces / "60.png").unlink()
+    storage.delete(storage.resolve(dataset.metadata["location"]) / max(written))
+    mended, made, said = resize("fourth")
+    assert mended.metadata == dataset.metadata and made.keys() == written.keys() and "as it was" not in said
 
 
 def test_every_step_has_the_image_and_resources(spec, tasks):
@@ -151,16 +209,21 @@ def test_every_step_has_the_image_and_resources(spec, tasks):
     for name, task in tasks.items():
         label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
         resources = executors[label]["container"].get("resources", {})
-        if name != "check":
-            assert resources["resourceCpuRequest"] == "2" and resources["resourceMemoryRequest"] == "4G"
         if name.startswith("train"):
-            accelerator = resources["accelerator"]
-            assert accelerator["resourceType"] == "nvidia.com/gpu"
-            # what the step "check" computed from workers and gpus_per_worker
-            (parameter,) = re.findall(r"inputs\.parameters\['(.*)'\]", accelerator["resourceCount"])
-            source = task["inputs"]["parameters"][parameter]["taskOutputParameter"]
-            assert source == {"outputParameterKey": "Output", "producerTask": "check"}
+            assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
             assert task["retryPolicy"]["maxRetryCount"] == 2
+            # what the check found that a pod needs
+            found = {
+                "Output": resources["accelerator"]["resourceCount"],
+                "pod_cpu": resources["resourceCpuRequest"],
+                "pod_memory": resources["resourceMemoryRequest"],
+            }
+            for output, asked in found.items():
+                (parameter,) = re.findall(r"inputs\.parameters\['(.*)'\]", asked)
+                source = task["inputs"]["parameters"][parameter]["taskOutputParameter"]
+                assert source == {"outputParameterKey": output, "producerTask": "check"}
+        elif name != "check":
+            assert resources["resourceCpuRequest"] == "2" and resources["resourceMemoryRequest"] == "4G"
 
 
 def test_what_looks_at_the_world_is_never_taken_from_the_cache(tasks):
@@ -170,7 +233,7 @@ def test_what_looks_at_the_world_is_never_taken_from_the_cache(tasks):
 
 def test_it_holds_nothing_of_this_machine(text):
     assert str(Path(__file__).parents[1]) not in text and str(Path.home()) not in text
-    assert not re.search(r"(?i)secret|password|token|credential", text)
+    assert not re.search(r"(?i)secretname|secretkey|password|token|credential", text)
 
 
 @pytest.fixture(scope="module")
@@ -199,41 +262,74 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def test_a_whole_run_on_photographs_and_the_same_again(photographs, bucket, tmp_path):
+SMALL = [
+    *("image_size=32", "vae_preset=small", "gan_preset=small", "vae_epochs=2", "gan_epochs=2"),
+    *("vae_batch_size=8", "gan_batch_size=8", "max_rejected=0.1"),
+]
+
+
+def test_a_run_on_photographs_is_stopped_goes_on_and_is_run_again(photographs, bucket, tmp_path):
     command = [COMMAND, "run", "--source", photographs, "--root", tmp_path, "--destination", "gs://bucket/e"]
-    for parameter in (
-        "image_size=32",
-        "vae_preset=small",
-        "gan_preset=small",
-        "vae_epochs=2",
-        "gan_epochs=2",
-    ):
+    for parameter in SMALL:
         command += ["--param", parameter]
-    command += ["--param", "vae_batch_size=8", "--param", "gan_batch_size=8", "--param", "max_rejected=0.1"]
 
-    def run():
-        # no proxy and no other Python: what the steps need is in the environment of this one
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"PATH": "/usr/bin:/bin"}
+    def run(stop_at="never"):
+        """Returns status and lines; Ctrl-C comes, to all its processes, after a line with some words."""
+        # no proxy and no other Python: what the components need is in the environment of this one
+        environment = os.environ | {"PATH": "/usr/bin:/bin"}
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
-        assert done.returncode == 0, done.stderr + (tmp_path / "log.txt").read_text()
-        return done
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if stop_at in line:
+                os.killpg(process.pid, signal.SIGINT)
+                stop_at = "never"
+        status = process.wait()
+        lines = [line for line in lines if line.strip() and line != "Aborted.\n"]
+        # what it shows is our components' lines, one each
+        assert all(re.match(r"\d\d:\d\d:\d\d latentfaces: ", line) for line in lines), lines
+        return status, "".join(lines)
 
-    done = run()
-    assert "gs://bucket/e/report.html" in done.stdout
-    data = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+    status, printed = run(stop_at=f"is in {tmp_path}/runs/")  # the first of the two models
+    assert status == 130, printed
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"20\d{6}-\d{6}", folder.name) and f"run {folder.name} begins" in printed
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.keras")}
+    assert len(made) == 2
+
+    status, printed = run()
+    assert status == 0, printed + (tmp_path / "log.txt").read_text()
+    assert f"run {folder.name} was stopped, and goes on" in printed
+    assert printed.count("is trained already") == 1 and "images are resized already" in printed
+    assert made.items() < {path: path.stat().st_mtime_ns for path in folder.glob("*/*.keras")}.items()
+    (dataset,) = (tmp_path / "datasets").iterdir()
+    data = json.loads((dataset / "dataset.json").read_text())
     assert sum(split["examples"] for split in data["splits"].values()) == 40 and data["rejected"] == 1
-    (rejected,) = (tmp_path / "dataset" / "rejected.jsonl").read_text().splitlines()
+    (rejected,) = (dataset / "rejected.jsonl").read_text().splitlines()
     assert json.loads(rejected)["source"] == "notes.jpg"
     grids = {path.name for path in (bucket / "e" / "grids").iterdir()}
     assert {"gan_samples.png", "vae_samples.png", "reconstructions.png", "interpolations.png"} <= grids
     assert "<html" in (bucket / "e" / "report.html").read_text()
     assert json.loads((bucket / "e" / "metrics.json").read_text())["gan"]["diversity"] > 0
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.keras")}
-    assert len(made) == 4
-    # what it shows is our steps' lines, one each
-    assert all(re.match(r"\d\d:\d\d:\d\d latentfaces: ", line) for line in done.stderr.splitlines() if line)
 
-    again = run()
-    assert again.stderr.count("is trained already") == 2
-    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.keras")}
+    assert (folder / "promotion.json").exists() and (tmp_path / "promoted.json").exists()
+    assert not list(tmp_path.glob(".passed-on"))
+
+    with hold(tmp_path):  # as another one does that runs
+        log = (tmp_path / "log.txt").read_bytes()
+        status, printed = run()
+        assert status == 2 and f"{tmp_path} is in use by another process" in printed
+        assert (tmp_path / "log.txt").read_bytes() == log
+
+    status, printed = run(stop_at="images are resized already")
+    assert status == 130 and len(list((tmp_path / "runs").iterdir())) == 2, printed
+    assert re.search(r"run 20\d{6}-\d{6} begins", printed) and folder.name not in printed
+
+    prune(str(tmp_path), 1, tuple, "none")  # which knows all that a run leaves
+    assert not folder.exists() and (dataset / "dataset.json").exists()

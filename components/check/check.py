@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from latentfaces.common import storage
-from latentfaces.common.config import RunOptions
+from latentfaces.common.config import LAUNCHERS, RunOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.model_folder import refuse_other_run
 from latentfaces.common.models import MODELS, find_model, joint_options, settle
 from latentfaces.common.options import pick
+from latentfaces.common.pods import PodOptions
+from latentfaces.common.promoted import PromoteOptions
 from latentfaces.preprocessing.options import PreprocessConfig
 
 
@@ -34,29 +38,69 @@ def check_locations(source: str, *outputs: str) -> None:
         if "KUBERNETES_SERVICE_HOST" in os.environ and isinstance(folder, Path):
             if not any(place.is_mount() for place in [folder, *folder.absolute().parents][:-1]):
                 raise UserError(
-                    f"{output} lies on this pod's own disk, which no other step sees: "
+                    f"{output} lies on this pod's own disk, which no other component sees: "
                     "give a gs:// location, or a folder on a volume that all pods mount"
                 )
         storage.check_writable(output)
 
 
-def check_options(options: Mapping[str, Any], root: str = "") -> RunOptions:
+def check_options(options: Mapping[str, Any], run_folder: str = "") -> RunOptions:
     """Checks the options of all components of a pipeline, and returns how models are trained.
 
     Args:
-        options: those of `PreprocessConfig`, of all models (`joint_parameters`) and of `RunOptions`.
-        root: the pipeline's folder, local or `gs://`, whose earlier runs have to be the same; "" for none.
+        options: those of `PreprocessConfig`, of all models (`joint_parameters`), of `RunOptions`, of
+            `PodOptions` and of `PromoteOptions`.
+        run_folder: the run's folder, local or `gs://`, where what was trained already has to be the same.
 
     Raises:
-        UserError: if one is wrong, they don't go together, or a model folder in the root holds another run.
+        UserError: if one is wrong, they don't go together, or a model in the folder is of another run.
     """
     preprocess = PreprocessConfig(**pick(PreprocessConfig, options))
     shape = (preprocess.image_size, preprocess.image_size, preprocess.channels)
     run = RunOptions(**pick(RunOptions, options))
+    PodOptions(**pick(PodOptions, options))
+    PromoteOptions(**pick(PromoteOptions, options))
     for name in MODELS:
         config = settle(name, joint_options(name, options), shape)
         run.check_batch(find_model(name).title, config.batch_size)
-        if root and (storage.resolve(root) / name / "config.json").exists():
+        if run_folder and (storage.resolve(run_folder) / name / "config.json").exists():
             of_the_data = {"dataset", "dataset_digest", *(() if config.steps else ("steps",))}
-            refuse_other_run(storage.resolve(root) / name, config, of_the_data)
+            refuse_other_run(storage.resolve(run_folder) / name, config, of_the_data)
     return run
+
+
+def check_pods(options: Mapping[str, Any], run: RunOptions, compiled: str) -> None:
+    """Checks that workers can be pods, or else that what is asked of pods is what training's own has.
+
+    Args:
+        options: those of `PodOptions` among others.
+        run: how models are trained.
+        compiled: what the pipeline was compiled with, as JSON.
+
+    Raises:
+        UserError: if the launcher lacks a right, or models are trained in pods that Kubeflow makes, which are
+            as they were compiled.
+    """
+    if run.started_by == "kubernetes":
+        importlib.import_module(LAUNCHERS["kubernetes"]).check_rights()
+    for name, value in json.loads(compiled).items():
+        if run.started_by == "local" and options[name] != value and name != "pending_minutes":
+            raise UserError(
+                f"{name} is for the pods of several workers, and one trains in a pod as it was compiled: "
+                f"compile or submit with --{name.replace('_', '-')}"
+            )
+
+
+def own_pod(options: Mapping[str, Any], run: RunOptions) -> tuple[str, str, str]:
+    """Returns the GPUs, CPUs and memory that a training component's own pod needs.
+
+    Args:
+        options: those of `PodOptions` and of all models.
+        run: how models are trained; one that starts pods needs little.
+    """
+    if run.started_by == "kubernetes":
+        return "0", "100m", "500Mi"
+    presets = (find_model(name).presets[options[f"{name}_preset"]] for name in MODELS)
+    largest = max(presets, key=lambda preset: int(preset.memory.removesuffix("Gi")))
+    gpus = str(run.workers * run.gpus_per_worker)
+    return gpus, options["cpu"] or largest.cpu, options["memory"] or largest.memory

@@ -1,1 +1,1 @@
-"""The preprocessing step."""
+"""The preprocessing component."""

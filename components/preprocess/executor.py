@@ -11,21 +11,34 @@ from kfp import dsl
 logger = logging.getLogger(__name__)
 
 
-def preprocess(source: str, location: str, dataset: dsl.Output[dsl.Dataset], **options: Any) -> None:
-    """Resizes images into TFRecord shards with Beam.
+def preprocess(source: str, root: str, run_id: str, dataset: dsl.Output[dsl.Dataset], **options: Any) -> None:
+    """Resizes images into TFRecord shards with Beam, unless the root has the same data set already.
 
     Args:
         source: CelebA as distributed, a folder of images, or a zip of either; local or gs://.
-        location: Data set folder, local or gs://.
+        root: The pipeline's folder, local or gs://.
+        run_id: The run.
         dataset: dataset.json; its metadata tells where the shards are.
         **options: those of `PreprocessConfig`.
     """
     from latentfaces.common import storage
+    from latentfaces.common.dataset import find_dataset
     from latentfaces.common.program import reporting
-    from latentfaces.preprocessing.job import run
+    from latentfaces.common.root import dataset_folder, start_run
+    from latentfaces.preprocessing.fingerprint import fingerprint
+    from latentfaces.preprocessing.options import PreprocessConfig
 
     with reporting():
-        made = run(source, location, **options)
+        made_from = fingerprint(source, PreprocessConfig(**options))
+        start_run(root, run_id, made_from)
+        location = dataset_folder(root, made_from)
+        made = find_dataset(location)
+        if made:
+            logger.info("the source is as it was: its images are resized already")
+        else:
+            from latentfaces.preprocessing.job import run
+
+            made = run(source, location, **options)
         splits = ", ".join(f"{name} {split.examples:,}" for name, split in made.splits.items())
         logger.info("%s: examples %s; %d refused", location, splits, made.rejected)
         # What the pipeline passes on is small; the shards are read where they are.

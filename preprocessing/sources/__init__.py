@@ -53,6 +53,12 @@ class Images(Protocol):
         A storage service that fails is an error of the job, to be tried again, and no reason to refuse.
         """
 
+    def stamps(self) -> Iterable[tuple[str, Any]]:
+        """Names of the files that it consists of, each with what is another when its content is.
+
+        Plain JSON, known from a listing; see `latentfaces.preprocessing.fingerprint`.
+        """
+
 
 ARCHIVES: dict[str, Callable[[str], Images]] = {".zip": Zip}
 """Kinds of archives by the ending of their names; what has no such ending is a folder."""
@@ -169,6 +175,30 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
     for name in sorted(listed):
         refused.append((name, f"listed in {listed[name]}, but there is no such image"))
     return Source(images, attribute_names, splits, refused)
+
+
+def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
+    """Returns what another content of a source would change, without reading an image.
+
+    Args:
+        source: Folder or archive, local or `gs://`.
+        attributes: Label file, instead of one found.
+        partition: Partition file, likewise.
+
+    Returns:
+        The sorted stamps of the images, and the stamps of the label and the partition file.
+
+    Raises:
+        UserError: The source is missing or cannot be read.
+    """
+    location, folders = _locate(source)
+    images = ARCHIVES.get(location.suffix.lower(), Folder)(str(location))
+    found = sorted((name, stamp) for name, stamp in images.stamps() if _is_input(name))
+    lists = []
+    for named, usual in ((attributes, celeba.ATTRIBUTE_FILES), (partition, celeba.PARTITION_FILES)):
+        file = celeba.find_list(named, usual, folders)
+        lists.append([file.name, *storage.stamp(file)[:2]] if file else None)
+    return [found, *lists]
 
 
 def _locate(source: str) -> tuple[AnyPath, list[AnyPath]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError
@@ -42,6 +43,16 @@ class Folder:
         if not isinstance(folder, Path):
             return [(name, name) for name in sorted(storage.list_files(folder))]
         return [(_utf8(name), place) for name, place in sorted(_walk(folder), key=lambda entry: entry[0])]
+
+    def stamps(self) -> Iterator[tuple[str, Any]]:
+        """The names of `entries`, each with what is another when the file has other content."""
+        folder = storage.resolve(self.location)
+        if isinstance(folder, Path):
+            for name, place in self.entries():
+                yield name, str(place) if isinstance(place, RefusedImage) else _stamp(f"{folder}/{place}")
+        else:
+            for name, stamp in storage.list_stamps(folder):
+                yield name, stamp[:2]
 
     def read(self, places: Iterable[str]) -> Iterator[bytes | RefusedImage]:
         """Reads files; from a bucket, where a request takes tens of milliseconds, several at a time."""
@@ -96,6 +107,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _stamp(path: str) -> Any:
+    try:
+        return storage.stamp(path)[:2]
+    except OSError as error:  # a link to nothing
+        return error.strerror
 
 
 def _read_file(path: AnyPath | str) -> bytes | RefusedImage:

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError, printable
@@ -64,6 +64,10 @@ class Zip:
             )
             for info, end in zip(listed, ends, strict=True)
         ]
+
+    def stamps(self) -> Iterator[tuple[str, Any]]:
+        """One for the zip as a whole; its name does not count."""
+        yield "", storage.stamp(storage.resolve(self.location))[:2]
 
     def read(self, places: Iterable[ZipEntry]) -> Iterator[bytes | RefusedImage]:
         """Reads entries through one open file."""
