@@ -30,6 +30,7 @@ class Option:
         maximum: the largest.
         choices: all values that it takes; empty where they are not counted.
         shared: whether models that are trained together all have the same value.
+        rest: of a list, whether it is what comes after `--` on the command line, and not a repeated flag.
     """
 
     help: str
@@ -37,6 +38,7 @@ class Option:
     maximum: float = MOST
     choices: tuple[object, ...] = ()
     shared: bool = False
+    rest: bool = False
 
     def check(self, flag: str, value: Any) -> None:
         """Checks one value, of the right type.
@@ -98,6 +100,19 @@ def _is_a(kind: Any, value: object) -> bool:
     if kinds := get_args(kind):
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, kinds, value))
     return type(value) is kind
+
+
+def parse(kind: Any, text: str) -> Any:
+    """Reads an option's value from a text; what a list holds is separated by blanks.
+
+    Raises:
+        ValueError: if the text is no value of that type.
+    """
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError
+        return text == "true"
+    return text.split() if kind is list or get_origin(kind) is list else kind(text)
 
 
 def parameters(options: type) -> list[inspect.Parameter]:

@@ -7,19 +7,19 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from latentfaces.common import storage
 from latentfaces.common.config import RunOptions
-from latentfaces.common.errors import UserError
-from latentfaces.common.models import MODELS, all_parameters, find_model, joint_parameters
-from latentfaces.common.options import Option, parameters, taking, type_and_option
+from latentfaces.common.models import MODELS, all_parameters, find_model
+from latentfaces.common.options import Option, parameters
+from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import reporting
 from latentfaces.components.evaluate.options import EvaluateOptions
+from latentfaces.pipelines import cluster_cli, models_cli
+from latentfaces.pipelines.arguments import Params, check_parameters, local_path, parse_parameters, takes
 from latentfaces.preprocessing.options import PreprocessConfig
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cluster_cli.commands)
+app.add_typer(models_cli.commands)
 
 Source = Annotated[
     str, typer.Option(help="CelebA as distributed, a folder of images, or a zip of either; local or gs://.")
@@ -36,53 +38,28 @@ Source = Annotated[
 DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `preprocess`; local or gs://.")]
 
 
-def _local(text: str) -> Path:
-    """Parses a path on this machine."""
-    if "://" in text:
-        raise typer.BadParameter(f"{text} is not on this machine: give a local path")
-    return Path(text).expanduser()
+LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=local_path)]
 
-
-LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=_local)]
-
-EXACT = 2**53  # up to which Kubeflow's numbers, which are doubles, hold every whole one
 DEMO_FACES = 3000
 DEMO_PARAMETERS = {"image_size": 32, "vae_preset": "small", "gan_preset": "small", "workers": 2}
-
-
-def takes(options: Iterable[inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command that ends in `**options` those options; a list is what comes after `--`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        extra = []
-        for each in options:
-            kind, said = type_and_option(each)
-            flag = f"--{each.name.replace('_', '-')}"
-            shown = each.default not in ("", [])
-            told = typer.Option(flag, help=said.help, show_default=shown)
-            if getattr(kind, "__origin__", None) is list:
-                told = typer.Argument(help=said.help, show_default=shown)
-            extra.append(each.replace(annotation=Annotated[kind, told]))
-        command.__signature__ = taking(command, extra)  # type: ignore[attr-defined]
-        return command
-
-    return decorate
 
 
 @app.command()
 def demo(output: LocalPath = Path("runs/demo")) -> None:
     """Run the whole pipeline on drawn faces, with two workers: about five minutes on two cores."""
     from latentfaces.preprocessing.drawn_faces import synthesize
+    from latentfaces.preprocessing.sources.celeba import IMAGES_FOLDER
 
     with reporting():
         source = output / "source"
-        synthesize(source, DEMO_FACES, seed=0)
-        _run_pipeline(str(source), output, str(output / "evaluation"), DEMO_PARAMETERS)
+        if not (source / IMAGES_FOLDER).exists():  # made last: they are drawn already
+            synthesize(source, DEMO_FACES, seed=0)
+        _run_pipeline(str(source), output, "", DEMO_PARAMETERS)
 
 
 @app.command("synthesize")
 def synthesize_command(
-    output: Annotated[Path, typer.Option(help="A local folder, new or empty.", parser=_local)],
+    output: Annotated[Path, typer.Option(help="A local folder, new or empty.", parser=local_path)],
     count: Annotated[int, typer.Option(help="How many faces.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same faces.")] = 0,
 ) -> None:
@@ -112,7 +89,7 @@ def preprocess(
 
 
 @app.command()
-@takes([*all_parameters(), *parameters(RunOptions)])
+@takes([*all_parameters(), *parameters(RunOptions), *parameters(PodOptions)])
 def train(
     model: Annotated[str, typer.Argument(help=f"What to train: {' or '.join(MODELS)}.")],
     dataset: DatasetFolder,
@@ -159,81 +136,26 @@ def evaluate(
 def run(
     source: Source,
     root: Annotated[
-        Path, typer.Option(help="Local folder for the data set, the models and the logs.", parser=_local)
+        Path,
+        typer.Option(help="Local folder for all that is made; the same again retrains.", parser=local_path),
     ],
     destination: Annotated[
-        str | None, typer.Option(help="Folder for the evaluation, local or gs://; by default in the root.")
-    ] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(help="A parameter of the pipeline, name=value; may be repeated.")
-    ] = None,
+        str, typer.Option(help="Folder for the evaluation, local or gs://; by default the run's own.")
+    ] = "",
+    param: Params = None,
 ) -> None:
     """Run the pipeline on this machine, on your own images."""
     with reporting():
-        _run_pipeline(source, root, destination or str(root / "evaluation"), _parse_parameters(param or []))
-
-
-@app.command("compile")
-def compile_command(
-    output: Annotated[Path, typer.Option(help="A local .yaml file.", parser=_local)],
-    image: Annotated[str | None, typer.Option(help="Container image of every component.")] = None,
-) -> None:
-    """Write the pipeline's IR, ready for a Kubeflow cluster."""
-    from kfp import compiler
-
-    from latentfaces.components.component import IMAGE
-    from latentfaces.pipelines.faces import faces_pipeline
-
-    with reporting():
-        storage.check_writable(str(output.parent))
-        if output.suffix not in (".yaml", ".yml", ".json"):
-            raise UserError(f"--output {output} has to end in .yaml or .json")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(faces_pipeline(image or IMAGE), str(output))
-        typer.echo(f"The pipeline is in {output}")
+        _run_pipeline(source, root, destination, parse_parameters(param or []))
 
 
 def _run_pipeline(source: str, root: Path, destination: str, values: dict[str, Any]) -> None:
-    from latentfaces.components.check.check import check_options
     from latentfaces.pipelines.local import run_locally
 
-    defaults = [*parameters(PreprocessConfig), *joint_parameters(), *parameters(RunOptions)]
-    check_options({each.name: each.default for each in defaults} | values)  # before kfp may stumble over it
     arguments = {"source": source, "root": str(root.absolute()), "destination": destination, **values}
-    report = run_locally(arguments, root / "log.txt")
-    typer.echo(f"Pictures: {destination.rstrip('/')}/grids\nReport:   {report}")
-
-
-def _parse_parameters(texts: list[str]) -> dict[str, Any]:
-    """Parses `name=value` by the types of the pipeline's parameters.
-
-    Raises:
-        UserError: if there is no such parameter or the value has another type.
-    """
-    from latentfaces.pipelines.faces import faces_pipeline
-
-    known = faces_pipeline().component_spec.inputs
-    kinds: dict[str, Callable[[str], Any]] = {
-        "Integer": int,
-        "Float": float,
-        "String": str,
-        "List": str.split,
-        "Boolean": {"true": True, "false": False}.__getitem__,
-    }
-    parsed: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in known:
-            raise UserError(f"--param {text} is not name=value with a name among {', '.join(known)}")
-        kind = known[name].type
-        try:
-            parsed[name] = kinds[kind](value)
-            if kind == "Integer" and abs(parsed[name]) > EXACT:
-                raise UserError(f"--param {text} is beyond 2**53: Kubeflow keeps no whole number beyond it")
-        except (ValueError, KeyError):
-            what = "true or false" if kind == "Boolean" else "a number"
-            raise UserError(f"--param {text} has the wrong type: {name} is {what}") from None
-    return parsed
+    check_parameters(arguments)  # before kfp may stumble over them
+    report = run_locally(arguments)
+    typer.echo(f"Pictures: {report.removesuffix('report.html')}grids\nReport:   {report}")
 
 
 def main() -> None:

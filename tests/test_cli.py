@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer.testing
+import yaml
 
 from latentfaces.pipelines.cli import app
 
@@ -56,6 +58,14 @@ MISTAKES = [
     ("run --source {celeba} --root {out} --param vae_preset=none", "none"),
     ("run --source {celeba} --root {out} --param image_size=30", "30"),
     ("compile --output {tmp}/faces.txt", "{tmp}/faces.txt"),
+    ("compile --output {tmp}/a.yaml --env NAME", "--env 'NAME' can't be read"),
+    ("compile --output {tmp}/a.yaml --target vertex", "--gpu-type nvidia.com/gpu"),
+    ("compile --output {tmp}/a.yaml --target vertex --gpu-type NVIDIA_L4 --mount pvc/a=/b", "--mount"),
+    (
+        "compile --output {tmp}/a.yaml --target vertex --gpu-type NVIDIA_L4 --shared-memory 2Gi",
+        "--shared-memory",
+    ),
+    ("compile --output {tmp}/a.yaml --target vertex --gpu-type NVIDIA_L4 --memory 8Gi", "--memory 8Gi"),
     ("synthesize --count 0 --output {out}", "0"),
     ("synthesize --count 5 --output {tmp}", "{tmp}"),
 ]
@@ -95,6 +105,34 @@ def test_every_option_is_explained():
             assert all(text in shown for text in option.opts if text.startswith("--")), (
                 f"{name} {option.name}"
             )
+
+
+def compiled(*arguments, folder):
+    result = run("compile", "--output", folder / "faces.yaml", *arguments)
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all((folder / "faces.yaml").read_text()))
+
+
+def test_what_pods_are_given_is_said_by_flags_that_may_be_repeated(tmp_path):
+    flags = ["--env", "A=1 2", "--env", "B=x=y", "--node-selector", "disk=ssd", "--node-selector", "zone=a"]
+    spec, platforms = compiled(*flags, "--gpu-type", "amd.com/gpu", folder=tmp_path)
+    container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert container["env"] == [{"name": "A", "value": "1 2"}, {"name": "B", "value": "x=y"}]
+    assert container["resources"]["accelerator"]["resourceType"] == "amd.com/gpu"
+    given = platforms["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    assert given["nodeSelector"]["labels"] == {"disk": "ssd", "zone": "a"}
+
+
+def test_for_vertex_the_ir_has_nothing_of_kubernetes(tmp_path):
+    flags = ["--gpu-type", "NVIDIA_L4", "--env", "A=1", "--cpu", "8", "--memory", "30G"]
+    (spec,) = compiled("--target", "vertex", *flags, folder=tmp_path)  # one document: no platform's
+    for executor in spec["deploymentSpec"]["executors"].values():
+        resources = executor["container"].get("resources", {})
+        assert resources.get("accelerator", {}).get("resourceType") in (None, "NVIDIA_L4")
+        for name in ("resourceMemoryRequest", "resourceMemoryLimit"):
+            # what is not known yet is another component's output
+            assert re.fullmatch(r"[0-9.]+[KMG]?|\{\{\$.inputs.parameters\[.*\]\}\}", resources.get(name, "1"))
+    assert "nvidia.com/gpu" not in json.dumps(spec)
 
 
 def test_two_commands_from_faces_to_a_data_set(tmp_path):
