@@ -1,4 +1,4 @@
-# The image of every step of the pipeline and of Beam's remote workers: docs/image.md.
+# The image of every component of the pipeline and of Beam's remote workers: docs/image.md.
 # By tag, so that its security fixes come with every build; name a digest here to build the same image again.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 

@@ -1,11 +1,15 @@
 import itertools
 
+import cv2
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
+from conftest import photograph
 
 from latentfaces.common import images as arrays
 from latentfaces.common.images import diversity
+from latentfaces.components.evaluate.distances import FEATURES, compare, feature_network, frechet_distance
 from latentfaces.components.evaluate.metrics import reconstruction
 from latentfaces.components.evaluate.metrics.reconstruction import mean_squared_error, psnr
 
@@ -39,3 +43,91 @@ def test_a_part_at_a_time_gives_the_same(monkeypatch):
     monkeypatch.setattr(reconstruction, "AT_ONCE", 3 * 60)
     assert diversity(images) == pytest.approx(spread, rel=1e-12)
     assert mean_squared_error(images, others) == pytest.approx(error, rel=1e-12)
+
+
+def gaussian(count, seed, mean=0.0, scale=1.0, dimensions=8):
+    mix = np.random.default_rng(0).standard_normal((dimensions, dimensions)) / dimensions
+    return mean + scale * np.random.default_rng(seed).standard_normal((count, dimensions)) @ mix
+
+
+def reference(a, b):
+    """As torch-fidelity and the authors' program compute it."""
+    (m, s), (n, t) = ((x.mean(axis=0), np.cov(x, rowvar=False)) for x in (a, b))
+    return np.sum((m - n) ** 2) + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
+
+
+def test_the_frechet_distance_is_that_of_the_literature():
+    a, b = gaussian(300, 1), gaussian(200, 2, mean=0.3, scale=1.5)
+    assert frechet_distance(a, b) == pytest.approx(reference(a, b), rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    # Of N(m, S) and N(n, c² S) it is |m - n|² + (1 - c)² tr S
+    moved = 0.3 + 1.5 * a
+    apart = np.sum((moved.mean(axis=0) - a.mean(axis=0)) ** 2) + 0.25 * np.trace(np.cov(a, rowvar=False))
+    assert frechet_distance(a, moved) == pytest.approx(apart, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_fewer_rows_than_features_give_a_distance_all_the_same(count):
+    a, b = gaussian(count, 1), gaussian(count, 2, mean=0.3)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert 0 < frechet_distance(a, b) < np.inf
+    if count > 1:
+        assert frechet_distance(a, b) == pytest.approx(reference(a, b), rel=1e-5)
+    found = compare(a, b, gaussian(count, 3), seed=0)
+    assert np.isfinite([found.distance, found.other, found.standard_error]).all()
+
+
+def test_the_standard_error_is_of_the_order_of_what_chance_does():
+    differences, told = [], []
+    for seed in range(0, 90, 3):
+        real, one, other = gaussian(400, seed), gaussian(300, seed + 1, 0.2), gaussian(300, seed + 2, 0.25)
+        found = compare(real, one, other, seed)
+        differences.append(found.distance - found.other)
+        told.append(found.standard_error)
+    assert np.std(differences) < 1.3 * np.mean(told) and np.mean(told) < 2 * np.std(differences)
+
+
+def test_what_two_models_have_in_common_is_no_uncertainty():
+    real, one = gaussian(100, 1), gaussian(300, 2, 0.3)
+    alike = one + 0.01 * np.random.default_rng(3).standard_normal(one.shape)
+    near, far = compare(real, one, alike, 0), compare(real, one, gaussian(300, 4, 0.3), 0)
+    assert near.standard_error < far.standard_error / 10
+    assert compare(real, one, one, 0).standard_error == 0
+    assert compare(real, one, alike, 0) == near
+
+
+def faces(count, seed, size=24):
+    """Smooth pictures of three kinds, which differ in where they are bright."""
+    pictures = np.stack([photograph(1000 * seed + i, size, size) for i in range(count)]) // 2
+    for kind in range(3):
+        pictures[kind::3, 7 * kind : 7 * kind + 9] += 100
+    return pictures
+
+
+DAMAGES = {
+    "blur": lambda x, rng: np.stack([cv2.GaussianBlur(image, (0, 0), 1.5) for image in x]),
+    "noise": lambda x, rng: np.clip(x + rng.normal(0, 15, x.shape), 0, 255).astype(np.uint8),
+    "darkness": lambda x, rng: (x * 0.8).astype(np.uint8),
+    "a kind that is missing": lambda x, rng: x[np.arange(len(x)) % 3 != 0],
+    "few pictures again and again": lambda x, rng: x[rng.integers(0, 20, len(x))],
+    "halves that are swapped": lambda x, rng: np.roll(x, 12, axis=1),
+}
+
+
+def test_damaged_images_are_farther_from_real_ones():
+    rng = np.random.default_rng(0)
+    network, others = feature_network((24, 24, 3)), faces(300, 2)
+    real, whole = network(faces(300, 1)), network(others)
+    for name, damage in DAMAGES.items():
+        features = network(damage(others, rng))
+        found = compare(real, features[np.arange(300) % len(features)], whole, 0)
+        assert found.distance - found.other > 3 * found.standard_error, name
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (4, 6, 3), (256, 192, 3)])
+def test_features_are_of_any_images_and_always_the_same(shape):
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    features = feature_network(shape)(images)
+    assert features.shape == (3, FEATURES) and np.ptp(features, axis=0).max() > 0
+    np.testing.assert_array_equal(features, feature_network(shape)(images))

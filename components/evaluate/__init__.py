@@ -1,1 +1,1 @@
-"""The evaluation step."""
+"""The evaluation component."""

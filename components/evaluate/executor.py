@@ -14,6 +14,8 @@ from latentfaces.common.models import MODELS
 
 def evaluate(
     dataset: dsl.Input[dsl.Dataset],
+    root: str,
+    run_id: str,
     destination: str,
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
@@ -23,15 +25,19 @@ def evaluate(
 
     Args:
         dataset: dataset.json; its metadata tells where the shards are.
-        destination: Folder for grids, report.html and metrics.json, local or gs://.
+        root: The pipeline's folder, local or gs://.
+        run_id: The run.
+        destination: Folder for grids, report.html and metrics.json, local or gs://; "" for the run's own.
         metrics: The numbers.
         report: The report.
         **options: the models' folders, and those of `EvaluateOptions`.
     """
     from latentfaces.common.program import reporting
+    from latentfaces.common.root import run_folder
     from latentfaces.components.evaluate.evaluate import evaluate
 
     with reporting():
+        destination = (destination or f"{run_folder(root, run_id)}/evaluation").rstrip("/")
         models = {name: options.pop(name).path for name in MODELS}
         numbers = evaluate(dataset.metadata["location"], destination, models, **options)
         storage.write(Path(report.path), storage.read(storage.resolve(destination) / "report.html"))

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -23,7 +22,8 @@ import tensorflow as tf
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.images import to_float
-from latentfaces.common.model_folder import brief, read_network, read_text
+from latentfaces.common.model_folder import brief, check_weights, read_network, read_text
+from latentfaces.common.models import find_model
 from latentfaces.common.storage import AnyPath
 
 BATCH = 256
@@ -81,13 +81,13 @@ class Network:
         return outputs
 
 
-def read_settings(folder: str, name: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def read_settings(folder: str, name: str, image_shape: tuple[int, ...] | None) -> dict[str, Any]:
     """Reads a model folder's `config.json`, of any version, and checks that the model fits a data set.
 
     Args:
         folder: local or `gs://`.
         name: of the model family.
-        image_shape: (height, width, channels) of the data set.
+        image_shape: (height, width, channels) of the data set; None where there is none.
 
     Raises:
         UserError: if there is none, or the model is of another family or for another image shape.
@@ -105,7 +105,7 @@ def read_settings(folder: str, name: str, image_shape: tuple[int, ...]) -> dict[
     if model != name:
         model = printable(model)
         raise UserError(f"the model folder '{folder}' holds a {model}, not a {name}: give it as --{model}")
-    if shape != list(image_shape):
+    if image_shape and shape != list(image_shape):
         raise UserError(
             f"the model '{folder}' was trained for images of {_by(shape)}, and the data set's are "
             f"{_by(image_shape)}: evaluate it on the data set that it was trained on"
@@ -148,9 +148,28 @@ def load_network(
         raise UserError(f"{file} can't be loaded as a safe Keras model: {brief(error)}") from error
 
 
+def load_model(folder: str, name: str, image_shape: tuple[int | None, ...]) -> Network:
+    """Loads every network of a model folder, and returns the one that makes images of latents.
+
+    Args:
+        folder: local or `gs://`.
+        name: of the model family.
+        image_shape: (height, width, channels) of the images; None stands for any number.
+
+    Raises:
+        UserError: as `load_network` does.
+    """
+    family = find_model(name)
+    for other in family.network_names:
+        if other != family.generator:  # it reads images
+            load_network(folder, f"{other}.keras", takes=image_shape, gives=(None,))
+    return load_network(folder, f"{family.generator}.keras", takes=(None,), gives=image_shape)
+
+
 def _copy(file: AnyPath, copy: Path, takes: tuple[int | None, ...], gives: tuple[int | None, ...]) -> None:
     """Copies a network that is safe to load; raises an error where it is not, or has other shapes."""
-    archive = zipfile.ZipFile(io.BytesIO(read_network(file)))
+    data = read_network(file)
+    archive = zipfile.ZipFile(io.BytesIO(data))
     if archive.getinfo("config.json").file_size > LONGEST:
         raise ValueError(f"its config.json is longer than {LONGEST:,} bytes")
     config = json.loads(archive.read("config.json"))
@@ -165,13 +184,7 @@ def _copy(file: AnyPath, copy: Path, takes: tuple[int | None, ...], gives: tuple
         if len(shape) != len(wanted) or any(b not in (None, a) for a, b in zip(shape, wanted, strict=True)):
             raise ValueError(f"it {does} {_by(shape)}, and {_by(wanted)} is needed")
     held = archive.read("model.weights.h5")
-    with h5py.File(io.BytesIO(held)) as opened:
-        arrays: list[h5py.Dataset] = []
-        opened.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
-        if any(array.dtype.kind not in "biuf" for array in arrays):
-            raise ValueError("its weights are not numbers")
-        if sum(array.nbytes for array in arrays) > len(held):
-            raise ValueError("its weights are packed")
+    check_weights(data)
     if weights > len(held):
         raise ValueError("it holds fewer weights than its layers need")
     if 4 * values > LARGEST:
