@@ -125,9 +125,7 @@ def check_weights(network: bytes) -> None:
     try:
         with h5py.File(io.BytesIO(held)) as opened:
             arrays: list[h5py.Dataset] = []
-            opened.visititems(
-                lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None
-            )
+            opened.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
             if any(array.dtype.kind not in "biuf" for array in arrays):
                 raise ValueError("its weights are not numbers")
             if sum(array.nbytes for array in arrays) > len(held):

@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import typer.testing
 
 from latentfaces.common import promoted, storage
 from latentfaces.common.errors import UserError
 from latentfaces.common.promoted import PROMOTED, REJECTED, ROLLED_BACK, Decision, Promoted, read, update
+from latentfaces.pipelines.cli import app
 
 
 def decision(run, model="gan", decided=PROMOTED, **others):
@@ -131,3 +133,21 @@ def test_a_race_of_processes_loses_no_decision_and_readers_find_whole_files(root
     for name in "abc":
         own = [run for run in runs if run.startswith(name)]
         assert own == [f"{name}-{number}" for number in range(MANY)]
+
+
+def command(*arguments):
+    return typer.testing.CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_the_command_shows_what_is_promoted_and_why(tmp_path, root):
+    done = command("promoted", "--root", root)
+    assert done.exit_code == 0 and f"No model is promoted in {root}" in done.output
+    odd = "[red]it is better[/red]"
+    update(root, lambda present: present.decide(decision("r1"), dataclasses.replace(decision("r2"), why=odd)))
+    done = command("promoted", "--root", root)
+    first, *_, last = done.output.strip().splitlines()
+    assert first.split() == ["model", "run", "since", "(UTC)", "folder"] and "so it is" in last
+    shown = "".join(done.output.split())
+    assert f"{root}/runs/r2/gan" in shown and "".join(odd.split()) in shown
+    done = command("rollback", "--root", root)  # whose files are gone
+    assert done.exit_code == 2 and read(root).models == {"gan": "r2"}
