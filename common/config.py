@@ -1,4 +1,4 @@
-"""What is trained, and how it is run: two objects that go from the command line to every worker."""
+"""What is trained, how it is run, how it is judged: objects that go from the command line to every worker."""
 
 from __future__ import annotations
 
@@ -157,3 +157,19 @@ class RunOptions:
                 f"batch size {batch_size} of the {title} can't be divided among {replicas} replicas: "
                 f"choose a multiple of {replicas}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How what was trained is evaluated."""
+
+    seed: int = option(
+        0,
+        help="Of all random numbers: the same seed gives the same result.",
+        minimum=0,
+        maximum=math.inf,
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the options; raises `UserError`."""
+        check(self)

@@ -115,8 +115,8 @@ def read_network(file: AnyPath) -> bytes:
         raise zipfile.BadZipFile(brief(error)) from None
 
 
-def check_weights(network: bytes) -> None:
-    """Makes sure that the weights in a whole `.keras` file are plain numbers, no larger than the file.
+def check_weights(network: bytes) -> bytes:
+    """Returns the weights in a whole `.keras` file, which are plain numbers, no larger than the file.
 
     Raises:
         ValueError: if they are not.
@@ -132,6 +132,7 @@ def check_weights(network: bytes) -> None:
                 raise ValueError("its weights are packed")
     except (OSError, RuntimeError) as error:
         raise ValueError(f"its weights are damaged: {brief(error)}") from None
+    return held
 
 
 def is_finished(folder: AnyPath, config: TrainConfig) -> bool:

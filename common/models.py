@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from latentfaces.common.config import TrainConfig
 from latentfaces.common.errors import UserError
-from latentfaces.common.options import options_of, parameters, type_and_option
+from latentfaces.common.options import flag, options_of, parameters, type_and_option
 
 if TYPE_CHECKING:
     import keras
@@ -158,7 +158,7 @@ def settle(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, i
     others = {each.name for each in all_parameters()}
     for key, value in options.items():
         if key not in known and (value or key not in others):
-            raise UserError(f"--{key.replace('_', '-')} is not an option of the {family.title}: leave it out")
+            raise UserError(f"{flag(key)} is not an option of the {family.title}: leave it out")
     given = {key: value for key, value in options.items() if key in known and value}
     return family.Config(
         **{**family.presets[preset].settings, **given, "model": name, "image_shape": image_shape}

@@ -62,6 +62,11 @@ def option(default: Any = dataclasses.MISSING, **said: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def flag(name: str) -> str:
+    """Returns an option's flag on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 def options_of(options: type) -> dict[str, Option]:
     """Returns the options among a dataclass's fields, by name, in their order."""
     fields = dataclasses.fields(options)
@@ -76,11 +81,13 @@ def check(options: Any) -> None:
     """
     said, hints = options_of(type(options)), get_type_hints(type(options))
     for name, kind in hints.items():
-        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        value = getattr(options, name)
         if not _is_a(kind, value):
-            raise UserError(f"{flag} {str(value)[:80]!r} has the wrong type: give {_KINDS.get(kind, kind)}")
+            raise UserError(
+                f"{flag(name)} {str(value)[:80]!r} has the wrong type: give {_KINDS.get(kind, kind)}"
+            )
         if name in said:
-            said[name].check(flag, value)
+            said[name].check(flag(name), value)
 
 
 _KINDS = {

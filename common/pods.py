@@ -7,17 +7,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latentfaces.common.errors import UserError
-from latentfaces.common.options import check, option
+from latentfaces.common.options import check, flag, option
 
-# As Kubernetes writes them: an object's name, a label's or resource's, an environment variable's, an amount.
+# As Kubernetes writes them: an object's name, a label or resource, a label's value, an amount of memory
 _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _LABEL = r"([a-z0-9][-a-z0-9.]{0,251}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
-_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-_CPUS = r"[0-9]+(\.[0-9]+)?|[0-9]+m"
-_BYTES = r"[0-9]+(Ki|[MGT]i?)?"
-_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-_VOLUMES = ("pvc", "secret", "configmap")
+_BYTES = r"([0-9]+(Ki|[MGT]i?)?)?"
+_VARIABLE = r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
+_EFFECTS = "NoSchedule|PreferNoSchedule|NoExecute"
+
+# How the options' texts are written, and how that is told
+_FORMS = {
+    "gpu_type": (_LABEL, "a resource's name, such as nvidia.com/gpu"),
+    "node_selector": (f"(?P<label>{_LABEL})=(?P<value>{_VALUE})", "LABEL=VALUE"),
+    "toleration": (
+        f"(?P<key>{_LABEL})(=(?P<value>{_VALUE}))?(:(?P<effect>{_EFFECTS}))?",
+        f"KEY[=VALUE][:{_EFFECTS}]",
+    ),
+    "cpu": (r"([0-9]+(\.[0-9]+)?|[0-9]+m)?", "an amount, such as 4 or 500m"),
+    "memory": (_BYTES, "an amount, such as 8Gi"),
+    "shared_memory": (_BYTES, "an amount, such as 8Gi"),
+    "service_account": (f"({_NAME})?", "the name of an object of the cluster"),
+    "env": (f"{_VARIABLE}=(?P<value>(?s:.*))", "NAME=VALUE"),
+    "secret_env": (f"{_VARIABLE}=(?P<secret>{_NAME})/(?P<key>[-._a-zA-Z0-9]+)", "NAME=SECRET/KEY"),
+    "mount": (
+        f"(?P<kind>pvc|secret|configmap)/(?P<name>{_NAME})=(?P<path>/[^:]+)",
+        "pvc/NAME=/PATH, secret/NAME=/PATH or configmap/NAME=/PATH",
+    ),
+    "image_pull_secret": (_NAME, "the name of an object of the cluster"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,71 +72,42 @@ class PodOptions:
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""
         check(self)
-        _match("gpu_type", self.gpu_type, _LABEL, "a resource's name, such as nvidia.com/gpu")
-        if self.cpu:
-            _match("cpu", self.cpu, _CPUS, "an amount, such as 4 or 500m")
-        for name in ("memory", "shared_memory"):
-            if value := getattr(self, name):
-                _match(name, value, _BYTES, "an amount, such as 8Gi")
-        for name, values in {
-            "image_pull_secret": self.image_pull_secret,
-            "service_account": [self.service_account] if self.service_account else [],
-        }.items():
-            for value in values:
-                _match(name, value, _NAME, "the name of an object of the cluster")
-        for _ in (self.labels, self.tolerations, self.variables, self.secret_variables, self.volumes):
-            pass  # each checks its own texts
+        for name in _FORMS:
+            list(self._parts(name))
 
     @property
-    def labels(self) -> dict[str, str]:
+    def node_labels(self) -> dict[str, str]:
         """The node selector: label and value."""
-        form = f"(?P<label>{_LABEL})=(?P<value>{_VALUE})"
-        return {
-            each["label"]: each["value"]
-            for each in _all("node_selector", self.node_selector, form, "LABEL=VALUE")
-        }
+        return {each["label"]: each["value"] for each in self._parts("node_selector")}
 
     @property
     def tolerations(self) -> list[dict[str, str]]:
         """As in a pod's specification; without a value, any is tolerated, and without an effect, each."""
-        effects = "|".join(_EFFECTS)
-        form = f"(?P<key>{_LABEL})(=(?P<value>{_VALUE}))?(:(?P<effect>{effects}))?"
-        result = []
-        for each in _all("toleration", self.toleration, form, f"KEY[=VALUE][:{effects}]"):
-            said = {name: value for name, value in each.groupdict().items() if value is not None}
-            result.append(said | {"operator": "Equal" if "value" in said else "Exists"})
-        return result
+        return [
+            {**each, "operator": "Equal" if "value" in each else "Exists"}
+            for each in self._parts("toleration")
+        ]
 
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables and their values."""
-        form = f"(?P<name>{_VARIABLE})=(?P<value>(?s:.*))"
-        return {each["name"]: each["value"] for each in _all("env", self.env, form, "NAME=VALUE")}
+        return {each["name"]: each["value"] for each in self._parts("env")}
 
     @property
     def secret_variables(self) -> dict[str, tuple[str, str]]:
         """Environment variables, each with the secret's name and the key in it."""
-        form = f"(?P<name>{_VARIABLE})=(?P<secret>{_NAME})/(?P<key>[-._a-zA-Z0-9]+)"
-        return {
-            each["name"]: (each["secret"], each["key"])
-            for each in _all("secret_env", self.secret_env, form, "NAME=SECRET/KEY")
-        }
+        return {each["name"]: (each["secret"], each["key"]) for each in self._parts("secret_env")}
 
     @property
     def volumes(self) -> list[tuple[str, str, str]]:
         """Volumes: "pvc", "secret" or "configmap", the object's name, the path."""
-        form = f"(?P<kind>{'|'.join(_VOLUMES)})/(?P<name>{_NAME})=(?P<path>/[^:]+)"
-        shown = "pvc/NAME=/PATH, secret/NAME=/PATH or configmap/NAME=/PATH"
-        return [(each["kind"], each["name"], each["path"]) for each in _all("mount", self.mount, form, shown)]
+        return [(each["kind"], each["name"], each["path"]) for each in self._parts("mount")]
 
-
-def _match(option_name: str, text: str, form: str, shown: str) -> re.Match[str]:
-    found = re.fullmatch(form, text)
-    if found is None:
-        raise UserError(f"--{option_name.replace('_', '-')} {text[:80]!r} can't be read: write {shown}")
-    return found
-
-
-def _all(option_name: str, texts: list[str], form: str, shown: str) -> Iterator[re.Match[str]]:
-    for text in texts:
-        yield _match(option_name, text, form, shown)
+    def _parts(self, name: str) -> Iterator[dict[str, str]]:
+        """Yields the named parts of an option's texts; raises `UserError` where one can't be read."""
+        form, shown = _FORMS[name]
+        value = getattr(self, name)
+        for text in [value] if isinstance(value, str) else value:
+            if (found := re.fullmatch(form, text)) is None:
+                raise UserError(f"{flag(name)} {text[:80]!r} can't be read: write {shown}")
+            yield {part: said for part, said in found.groupdict().items() if said is not None}

@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ _RECORD = "run.json"
 _LONGEST_RECORD = 1000  # bytes
 
 _WAIT = 600.0  # seconds for another run that removes old ones
-_QUIET = 24 * 3600.0  # seconds without a new file after which a run that is not finished is given up
+_QUIET = 7 * 24 * 3600.0  # seconds without a new file after which a run that is not finished is given up
 
 # What a run and a data set consist of, in the order in which it is removed: first what makes it whole.
 _LEFT = r"(.*/)?\.(lease(\.now)?|new\.zip|DS_Store|[^/]+-[a-z0-9_]{8})"  # by who was killed, or only looked
@@ -82,15 +83,13 @@ class Run(NamedTuple):
     dataset: str
 
 
-@contextlib.contextmanager
-def nothing_removed(root: str) -> Iterator[Lease]:
+def nothing_removed(root: str) -> AbstractContextManager[Lease]:
     """For as long as the block runs, no run and no data set is removed from a root, but by the block.
 
     Raises:
         UserError: if the root can't be written, or another process does the like for minutes.
     """
-    with hold(storage.resolve(root) / "datasets", wait=_WAIT) as lease:
-        yield lease
+    return hold(storage.resolve(root) / "datasets", wait=_WAIT)
 
 
 def start_run(root: str, run_id: str, dataset: str) -> None:
@@ -132,7 +131,7 @@ def _read(folder: AnyPath) -> Run | None:
 def prune(root: str, keep: int, promoted: Callable[[], Iterable[str]], current: str) -> None:
     """Removes old runs, and then the data sets that no run is left of.
 
-    A run that is not finished stays for as long as something was written to it in the last 24 hours. What
+    A run that is not finished stays for as long as something was written to it in the last week. What
     holds a file that no run of ours writes stays, too, and a line says so; so it does of what can't be
     removed, which the next run tries again.
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from latentfaces.common.errors import UserError
-from latentfaces.common.options import parse, taking, type_and_option
+from latentfaces.common.options import flag, parse, taking, type_and_option
 
 _PLACES = ("source", "root", "destination")
-EXACT = 2**53  # up to which Kubeflow's numbers, which are doubles, hold every whole one
+_EXACT = 2**53  # up to which Kubeflow's numbers, which are doubles, hold every whole one
 
 Params = Annotated[
     list[str] | None,
@@ -39,7 +39,7 @@ def takes(options: Iterable[inspect.Parameter]) -> Callable[[Callable[..., None]
             if said.rest:
                 told = typer.Argument(help=said.help, show_default=shown)
             else:
-                told = typer.Option(f"--{each.name.replace('_', '-')}", help=said.help, show_default=shown)
+                told = typer.Option(flag(each.name), help=said.help, show_default=shown)
             extra.append(each.replace(annotation=Annotated[kind, told]))
         command.__signature__ = taking(command, extra)  # type: ignore[attr-defined]
         return command
@@ -53,7 +53,7 @@ def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
     Raises:
         UserError: if there is no such parameter or the value has another type.
     """
-    from latentfaces.pipelines.faces import pipeline_options
+    from latentfaces.components.check.check import pipeline_options
 
     kinds = dict.fromkeys(_PLACES, str) | {each.name: type_and_option(each)[0] for each in pipeline_options()}
     parsed: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             what = "true or false" if kinds[name] is bool else "a number"
             raise UserError(f"--param {text} has the wrong type: {name} is {what}") from None
-        if kinds[name] is int and abs(parsed[name]) > EXACT:
+        if kinds[name] is int and abs(parsed[name]) > _EXACT:
             raise UserError(f"--param {text} is beyond 2**53: Kubeflow keeps no whole number beyond it")
     return parsed
 
@@ -80,8 +80,7 @@ def check_parameters(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: if one is missing or wrong, or they don't go together.
     """
-    from latentfaces.components.check.check import check_options
-    from latentfaces.pipelines.faces import pipeline_options
+    from latentfaces.components.check.check import check_options, pipeline_options
 
     for name in ("source", "root"):
         if not values.get(name):

@@ -12,12 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from latentfaces.common.config import RunOptions
+from latentfaces.common.config import EvaluateOptions, RunOptions
 from latentfaces.common.models import MODELS, all_parameters, find_model
 from latentfaces.common.options import Option, parameters
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import reporting
-from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.pipelines import cluster_cli, models_cli
 from latentfaces.pipelines.arguments import Params, check_parameters, local_path, parse_parameters, takes
 from latentfaces.preprocessing.options import PreprocessConfig

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from latentfaces.common import storage
 from latentfaces.common.errors import UserError
-from latentfaces.common.options import parameters
+from latentfaces.common.options import flag, parameters
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import reporting
 from latentfaces.pipelines.arguments import Params, check_parameters, local_path, parse_parameters, takes
@@ -53,6 +52,8 @@ def compile_command(
     """Write the pipeline's IR, ready for a Kubeflow cluster or Vertex AI Pipelines."""
     with reporting():
         from kfp import compiler
+
+        from latentfaces.common import storage
 
         storage.check_writable(str(output.parent))
         if output.suffix not in (".yaml", ".yml", ".json"):
@@ -184,8 +185,7 @@ def for_vertex(pods: PodOptions) -> PodOptions:
     allowed = ("gpu_type", "cpu", "memory", "env", "pending_minutes")
     for each in parameters(PodOptions):
         if each.name not in allowed and getattr(pods, each.name) != each.default:
-            flag = f"--{each.name.replace('_', '-')}"
-            raise UserError(f"{flag} is for Kubernetes alone: leave it out with --target vertex")
+            raise UserError(f"{flag(each.name)} is for Kubernetes alone: leave it out with --target vertex")
     if not re.fullmatch("NVIDIA_[A-Z0-9_]+", pods.gpu_type):
         raise UserError(
             f"--gpu-type {pods.gpu_type} is not one of Vertex AI's names: give one, such as NVIDIA_L4"

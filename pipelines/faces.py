@@ -10,19 +10,19 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from latentfaces.common.config import RunOptions
-from latentfaces.common.models import MODELS, all_parameters, find_model, joint_options, joint_parameters
-from latentfaces.common.options import parameters, pick, taking, type_and_option
+from latentfaces.common.config import EvaluateOptions, RunOptions
+from latentfaces.common.models import MODELS, all_parameters, find_model, joint_options
+from latentfaces.common.options import pick, taking, type_and_option
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.promoted import PromoteOptions
+from latentfaces.components.check.check import pipeline_options
 from latentfaces.components.check.component import check
 from latentfaces.components.component import IMAGE, kfp_type
 from latentfaces.components.evaluate.component import evaluate
-from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.components.preprocess.component import preprocess
 from latentfaces.components.promote.component import promote
 from latentfaces.components.train.component import train
-from latentfaces.pipelines.pods import give, give_machine
+from latentfaces.pipelines.pods import configure_pod, configure_training_pod
 from latentfaces.preprocessing.options import PreprocessConfig
 
 DOCUMENTATION = """Trains {models} on a folder of faces and renders what they learned.
@@ -38,19 +38,6 @@ Returns:
 """
 
 
-def pipeline_options() -> list[inspect.Parameter]:
-    """Returns the pipeline's parameters that are options of its components, each once."""
-    found = [
-        *parameters(PreprocessConfig),
-        *joint_parameters(),
-        *parameters(RunOptions),
-        *parameters(EvaluateOptions),
-        *parameters(PromoteOptions),
-        *parameters(PodOptions),
-    ]
-    return list({each.name: each for each in found}.values())  # training and evaluation have one seed
-
-
 def faces_pipeline(
     image: str = IMAGE, pods: PodOptions | None = None, run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 ) -> BaseComponent:
@@ -59,23 +46,24 @@ def faces_pipeline(
     Args:
         image: container image of every component, built from the project's Dockerfile.
         pods: what a cluster gives to pods, and the default of a run's parameters of the same names, which are
-            for the pods of worker groups; None where there is no cluster.
+            for the pods of worker groups.
         run_id: the run, whose folder in the root holds what it makes; by default Kubeflow's own name for it,
             which components get as a whole argument: it is filled in nowhere else.
 
     Returns:
         The pipeline, to be compiled, or called to run locally after `kfp.local.init`.
     """
+    pods = pods or PodOptions()
+    defaults = dataclasses.asdict(pods)
 
     def latentfaces(source: str, root: str, destination: str = "", **options: Any) -> str:
         where = {"root": root, "run_id": run_id}
-        checking = {name: each for name, each in options.items() if name in check.component_spec.inputs}
         checked = check(
             source=source,
             destination=destination,
-            compiled=json.dumps(dataclasses.asdict(pods or PodOptions())),
+            compiled=json.dumps(defaults),
             **where,
-            **checking,
+            **options,
         )
         checked.set_caching_options(False)  # what was there once need not be there now
         preprocessed = preprocess(source=source, **where, **pick(PreprocessConfig, options)).after(checked)
@@ -94,7 +82,7 @@ def faces_pipeline(
                 **pick(PodOptions, options),
             )
             task.set_display_name(f"train {find_model(name).title}")
-            task.set_accelerator_type(PodOptions.gpu_type).set_accelerator_limit(checked.outputs["Output"])
+            task.set_accelerator_limit(checked.outputs["Output"])
             task.set_cpu_request(checked.outputs["pod_cpu"]).set_memory_request(checked.outputs["pod_memory"])
             task.set_retry(2)  # a pod that fails is made anew, and goes on from the last checkpoint
             models[name] = task
@@ -107,7 +95,6 @@ def faces_pipeline(
             dataset=dataset,
             evaluation=evaluated.outputs["Output"],
             **where,
-            **trained,
             **pick(EvaluateOptions, options),
             **pick(PromoteOptions, options),
         )
@@ -116,14 +103,11 @@ def faces_pipeline(
             task.set_cpu_request("2").set_memory_request("4G")
         for task in (checked, preprocessed, *models.values(), evaluated, promoted):
             task.set_container_image(image)
-            if pods:
-                give(task, pods)
-        if pods:
-            for task in models.values():
-                give_machine(task, pods)
+            configure_pod(task, pods)
+        for task in models.values():
+            configure_training_pod(task, pods)
         return evaluated.outputs["Output"]
 
-    defaults = dataclasses.asdict(pods) if pods else {}
     named = [each.replace(default=defaults.get(each.name, each.default)) for each in pipeline_options()]
     return dsl.pipeline(name="latentfaces", description=__doc__)(_named(latentfaces, named))
 

@@ -23,8 +23,8 @@ from latentfaces.common.lease import hold
 from latentfaces.common.options import pick
 from latentfaces.common.program import COMMAND, LAST_WORDS
 from latentfaces.common.root import FINISHED, Run, run_folder, runs
-from latentfaces.components.check.check import check_options
-from latentfaces.pipelines.faces import faces_pipeline, pipeline_options
+from latentfaces.components.check.check import check_options, pipeline_options
+from latentfaces.pipelines.faces import faces_pipeline
 from latentfaces.preprocessing.fingerprint import fingerprint
 from latentfaces.preprocessing.options import PreprocessConfig
 

@@ -7,7 +7,7 @@ from kfp import dsl, kubernetes
 from latentfaces.common.pods import PodOptions
 
 
-def give(task: dsl.PipelineTask, pods: PodOptions) -> None:
+def configure_pod(task: dsl.PipelineTask, pods: PodOptions) -> None:
     """Gives a component's pod its environment, volumes and image's settings."""
     for name, value in pods.variables.items():
         task.set_env_variable(name, value)
@@ -26,14 +26,14 @@ def give(task: dsl.PipelineTask, pods: PodOptions) -> None:
         kubernetes.set_image_pull_secrets(task, pods.image_pull_secret)
 
 
-def give_machine(task: dsl.PipelineTask, pods: PodOptions) -> None:
+def configure_training_pod(task: dsl.PipelineTask, pods: PodOptions) -> None:
     """Gives a pod in which a model is trained its node, its share of it, and shared memory for NCCL."""
     task.set_accelerator_type(pods.gpu_type)
     if pods.cpu:
         task.set_cpu_limit(pods.cpu)
     if pods.memory:
         task.set_memory_limit(pods.memory)
-    for label, value in pods.labels.items():
+    for label, value in pods.node_labels.items():
         kubernetes.add_node_selector(task, label, value)
     for each in pods.tolerations:
         kubernetes.add_toleration(task, **each)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import typer.main
 
-from latentfaces.common.config import RunOptions
+from latentfaces.common.config import EvaluateOptions, RunOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.models import (
     MODELS,
@@ -17,7 +17,6 @@ from latentfaces.common.models import (
     settle,
 )
 from latentfaces.common.options import check, option, options_of, parameters, pick
-from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.pipelines.cli import app
 from latentfaces.preprocessing.options import PreprocessConfig
 

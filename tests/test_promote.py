@@ -225,6 +225,25 @@ def test_what_cannot_be_compared_any_more_is_replaced_and_that_is_told(run, tmp_
     assert "can't be compared with the promoted model, and takes its place" in made.why and why in made.why
 
 
+@pytest.mark.parametrize("name", ["config.json", "generator.keras"])
+def test_a_file_that_can_not_be_read_is_no_reason_to_promote_or_to_reject(run, tmp_path, name):
+    run("first")
+    before = (tmp_path / "promoted.json").read_bytes()
+    for run_id, place in (("second", "first"), ("third", "third")):
+
+        def spoil(folder, place=place):
+            file = tmp_path / "runs" / place / "gan" / name
+            file.rename(file.with_suffix(".kept"))
+            file.mkdir()  # which gives an error when it is read, as a volume that fails does
+
+        with pytest.raises(OSError, match=name):
+            run(run_id, spoil=spoil)
+        assert (tmp_path / "promoted.json").read_bytes() == before
+        kept = tmp_path / "runs" / place / "gan" / name
+        kept.rmdir()
+        kept.with_suffix(".kept").rename(kept)
+
+
 def test_a_damaged_pointer_and_a_page_of_others_are_told_before_anything_is_written(run, tmp_path):
     (tmp_path / "promoted.json").write_text("{}")
     with pytest.raises(UserError, match="promoted.json does not say"):
@@ -254,7 +273,6 @@ def test_the_component_works_on_a_bucket_and_with_the_evaluations_own_report(dat
         evaluation=f"{root}/runs/r1/evaluation/report.html",
         metrics=metrics,
         report=report,
-        **{family: dsl.Model() for family in MODELS},
         seed=0,
         tolerance=2.0,
         keep=5,

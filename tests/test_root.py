@@ -130,7 +130,7 @@ def test_a_run_that_is_not_finished_stays_while_something_is_written(root, monke
     make_dataset(root, A)
     prune(root, 1, tuple, "newest")
     assert present(root) == {"stopped", "newest", A}
-    monkeypatch.setattr(module.time, "time", lambda now=time.time: now() + 1.01 * DAY)
+    monkeypatch.setattr(module.time, "time", lambda now=time.time: now() + 7.01 * DAY)
     prune(root, 1, tuple, "newest")
     assert present(root) == {"newest"}
 

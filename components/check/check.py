@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -10,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from latentfaces.common import storage
-from latentfaces.common.config import LAUNCHERS, RunOptions
+from latentfaces.common.config import LAUNCHERS, EvaluateOptions, RunOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.model_folder import refuse_other_run
-from latentfaces.common.models import MODELS, find_model, joint_options, settle
-from latentfaces.common.options import pick
+from latentfaces.common.models import MODELS, find_model, joint_options, joint_parameters, settle
+from latentfaces.common.options import flag, parameters, pick
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.promoted import PromoteOptions
 from latentfaces.preprocessing.options import PreprocessConfig
+
+
+def pipeline_options() -> list[inspect.Parameter]:
+    """Returns a pipeline's parameters that are options of its components, each once."""
+    found = joint_parameters()
+    for options in (PreprocessConfig, RunOptions, EvaluateOptions, PromoteOptions, PodOptions):
+        found += parameters(options)
+    return list({each.name: each for each in found}.values())  # the seed is for training and evaluation
 
 
 def check_locations(source: str, *outputs: str) -> None:
@@ -48,8 +57,7 @@ def check_options(options: Mapping[str, Any], run_folder: str = "") -> RunOption
     """Checks the options of all components of a pipeline, and returns how models are trained.
 
     Args:
-        options: those of `PreprocessConfig`, of all models (`joint_parameters`), of `RunOptions`, of
-            `PodOptions` and of `PromoteOptions`.
+        options: those of `pipeline_options`.
         run_folder: the run's folder, local or `gs://`, where what was trained already has to be the same.
 
     Raises:
@@ -58,8 +66,8 @@ def check_options(options: Mapping[str, Any], run_folder: str = "") -> RunOption
     preprocess = PreprocessConfig(**pick(PreprocessConfig, options))
     shape = (preprocess.image_size, preprocess.image_size, preprocess.channels)
     run = RunOptions(**pick(RunOptions, options))
-    PodOptions(**pick(PodOptions, options))
-    PromoteOptions(**pick(PromoteOptions, options))
+    for others in (EvaluateOptions, PromoteOptions, PodOptions):
+        others(**pick(others, options))
     for name in MODELS:
         config = settle(name, joint_options(name, options), shape)
         run.check_batch(find_model(name).title, config.batch_size)
@@ -83,11 +91,12 @@ def check_pods(options: Mapping[str, Any], run: RunOptions, compiled: str) -> No
     """
     if run.started_by == "kubernetes":
         importlib.import_module(LAUNCHERS["kubernetes"]).check_rights()
+        return
     for name, value in json.loads(compiled).items():
-        if run.started_by == "local" and options[name] != value and name != "pending_minutes":
+        if options[name] != value and name != "pending_minutes":
             raise UserError(
                 f"{name} is for the pods of several workers, and one trains in a pod as it was compiled: "
-                f"compile or submit with --{name.replace('_', '-')}"
+                f"compile or submit with {flag(name)}"
             )
 
 
@@ -100,7 +109,9 @@ def own_pod(options: Mapping[str, Any], run: RunOptions) -> tuple[str, str, str]
     """
     if run.started_by == "kubernetes":
         return "0", "100m", "500Mi"
+    from kubernetes.utils import parse_quantity  # which takes most of a second to import
+
     presets = (find_model(name).presets[options[f"{name}_preset"]] for name in MODELS)
-    largest = max(presets, key=lambda preset: int(preset.memory.removesuffix("Gi")))
+    largest = max(presets, key=lambda preset: parse_quantity(preset.memory))
     gpus = str(run.workers * run.gpus_per_worker)
     return gpus, options["cpu"] or largest.cpu, options["memory"] or largest.memory

@@ -41,7 +41,7 @@ def check(
         check_locations(source, root, destination)
         run = check_options(options, run_folder(root, run_id))
         check_pods(options, run, compiled)
-        gpus, *others = own_pod(options, run)
-        for file, value in zip((pod_cpu, pod_memory), others, strict=True):
-            storage.write(Path(file), value.encode())
+        gpus, cpus, amount = own_pod(options, run)
+        storage.write(Path(pod_cpu), cpus.encode())
+        storage.write(Path(pod_memory), amount.encode())
     return gpus

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from kfp import dsl
 
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.models import MODELS
 from latentfaces.common.options import Option, parameters
 from latentfaces.components.component import component
 from latentfaces.components.evaluate import executor
-from latentfaces.components.evaluate.options import EvaluateOptions
 
 _MODELS = [
     inspect.Parameter(

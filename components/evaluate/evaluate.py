@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.lease import hold
 from latentfaces.common.models import MODELS
 from latentfaces.common.program import import_tensorflow
 from latentfaces.components.evaluate import folder
-from latentfaces.components.evaluate.options import EvaluateOptions
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ from latentfaces.common.errors import UserError, printable
 from latentfaces.common.images import to_float
 from latentfaces.common.model_folder import brief, check_weights, read_network, read_text
 from latentfaces.common.models import find_model
-from latentfaces.common.storage import AnyPath
 
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of the largest array between two layers; batches of large ones are smaller
@@ -100,7 +99,7 @@ def read_settings(folder: str, name: str, image_shape: tuple[int, ...] | None) -
             raise TypeError
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(folder, "config.json") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"'{folder}/config.json' does not say which model it is: train again") from None
     if model != name:
         model = printable(model)
@@ -131,34 +130,40 @@ def load_network(
     Raises:
         UserError: if it is damaged, is no network of Keras' own layers, asks for more memory than its weights
             fill, has other shapes or gives values that are not finite.
+        OSError: if it can't be read, which is no fault of the model's.
     """
     file = f"'{folder}/{name}'"
     try:
+        data = read_network(storage.resolve(folder) / name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(folder, name) from None
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{file} can't be loaded as a safe Keras model: {brief(error)}") from None
+    try:
         with tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / name
-            _copy(storage.resolve(folder) / name, copy, takes, gives)
+            _copy(data, copy, takes, gives)
             network = Network(keras.saving.load_model(copy, compile=False, safe_mode=True), file)
         network(np.zeros((1, *network.input_shape), np.float32))
         return network
     except UserError:
         raise
-    except FileNotFoundError:
-        raise _missing(folder, name) from None
     except Exception as error:  # a file that may be anyone's makes Keras raise any kind
         raise UserError(f"{file} can't be loaded as a safe Keras model: {brief(error)}") from error
 
 
-def load_model(folder: str, name: str, image_shape: tuple[int | None, ...]) -> Network:
+def load_model(folder: str, name: str, image_shape: tuple[int, int, int] | None = None) -> Network:
     """Loads every network of a model folder, and returns the one that makes images of latents.
 
     Args:
         folder: local or `gs://`.
         name: of the model family.
-        image_shape: (height, width, channels) of the images; None stands for any number.
+        image_shape: (height, width, channels) of the images that it has to make; None for any.
 
     Raises:
-        UserError: as `load_network` does.
+        UserError: as `read_settings` and `load_network` do.
     """
+    image_shape = tuple(read_settings(folder, name, image_shape)["image_shape"])
     family = find_model(name)
     for other in family.network_names:
         if other != family.generator:  # it reads images
@@ -166,9 +171,8 @@ def load_model(folder: str, name: str, image_shape: tuple[int | None, ...]) -> N
     return load_network(folder, f"{family.generator}.keras", takes=(None,), gives=image_shape)
 
 
-def _copy(file: AnyPath, copy: Path, takes: tuple[int | None, ...], gives: tuple[int | None, ...]) -> None:
+def _copy(data: bytes, copy: Path, takes: tuple[int | None, ...], gives: tuple[int | None, ...]) -> None:
     """Copies a network that is safe to load; raises an error where it is not, or has other shapes."""
-    data = read_network(file)
     archive = zipfile.ZipFile(io.BytesIO(data))
     if archive.getinfo("config.json").file_size > LONGEST:
         raise ValueError(f"its config.json is longer than {LONGEST:,} bytes")
@@ -183,8 +187,7 @@ def _copy(file: AnyPath, copy: Path, takes: tuple[int | None, ...], gives: tuple
     for does, shape, wanted in (("takes", has_taken, takes), ("gives", has_given, gives)):
         if len(shape) != len(wanted) or any(b not in (None, a) for a, b in zip(shape, wanted, strict=True)):
             raise ValueError(f"it {does} {_by(shape)}, and {_by(wanted)} is needed")
-    held = archive.read("model.weights.h5")
-    check_weights(data)
+    held = check_weights(data)
     if weights > len(held):
         raise ValueError("it holds fewer weights than its layers need")
     if 4 * values > LARGEST:

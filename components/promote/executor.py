@@ -7,8 +7,6 @@ from typing import Any
 
 from kfp import dsl
 
-from latentfaces.common.models import MODELS
-
 
 def promote(
     dataset: dsl.Input[dsl.Dataset],
@@ -28,7 +26,7 @@ def promote(
         evaluation: Where the evaluation's report is, local or gs://; it is told there.
         metrics: Whether each model was promoted, the distances, and why.
         report: The report.
-        **options: the models that were trained, and those of `EvaluateOptions` and `PromoteOptions`.
+        **options: those of `EvaluateOptions` and `PromoteOptions`.
     """
     from latentfaces.common import storage
     from latentfaces.common.program import reporting
@@ -36,17 +34,10 @@ def promote(
     from latentfaces.components.promote.promote import promote
 
     with reporting():
-        for name in MODELS:
-            options.pop(name)  # trained they are: what counts is what lies in the root
         for each in promote(dataset.metadata["location"], root, run_id, evaluation, **options):
-            numbers = {
-                "promoted": float(each.decision == PROMOTED),
-                "distance": each.distance,
-                "promoted_distance": each.against_distance,
-                "standard_error": each.standard_error,
-            }
-            for name, number in numbers.items():
-                if number is not None:
+            metrics.log_metric(f"{each.model}.promoted", float(each.decision == PROMOTED))
+            for name in ("distance", "against_distance", "standard_error"):
+                if (number := getattr(each, name)) is not None:
                     metrics.log_metric(f"{each.model}.{name}", number)
             metrics.metadata[f"{each.model}.why"] = each.why
         storage.write(Path(report.path), storage.read(storage.resolve(evaluation)))

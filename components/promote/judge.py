@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import zipfile
 from typing import Any
 
 import numpy as np
 
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError, printable
-from latentfaces.common.model_folder import DIVERSE, read_history, read_network
-from latentfaces.common.models import find_model
+from latentfaces.common.model_folder import DIVERSE, read_history
 from latentfaces.common.promoted import PROMOTED, REJECTED, Decision, model_folder
 from latentfaces.components.evaluate import latents
 from latentfaces.components.evaluate.distances import FEATURES, compare, feature_network, frechet_distance
 from latentfaces.components.evaluate.inputs import SAMPLES, Inputs
-from latentfaces.components.evaluate.models import load_model, read_settings
+from latentfaces.components.evaluate.models import load_model
 
 _AT_ONCE = 64 << 20  # bytes of samples
 
@@ -43,7 +40,7 @@ class Judge:
         self._features: dict[tuple[str, str], np.ndarray] = {}
         self._decisions: dict[tuple[str, str], Decision] = {}
 
-    @functools.cached_property
+    @property
     def basis(self) -> dict[str, Any]:
         """What the decisions rest on, for people to read."""
         return {
@@ -73,8 +70,8 @@ class Judge:
     def _verdict(self, model: str, against: str) -> dict[str, Any]:
         real = self._real  # an error of the data set's is no model's
         try:
-            features = self._measure(self._run, model)
             self._refuse_collapse(model)
+            features = self._measure(self._run, model)
         except UserError as error:
             return {"decision": REJECTED, "why": _sentence(str(error))}
         distance = frechet_distance(real, features)
@@ -120,13 +117,10 @@ class Judge:
         Raises:
             UserError: if a file is missing or damaged, the model makes other images than the data set's, or
                 values that are not finite.
+            OSError: if a file can't be read.
         """
         if (run, model) not in self._features:
             folder, shape = model_folder(self._root, run, model), self._inputs.dataset.image_shape
-            for name in find_model(model).network_names:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError, zipfile.BadZipFile):
-                    read_network(storage.resolve(folder) / f"{name}.keras")  # a bucket that fails is no fault
-            read_settings(folder, model, shape)
             generator = load_model(folder, model, shape)
             points = latents.sample(SAMPLES, generator.input_shape[0], self._seed)
             rows = max(1, _AT_ONCE // (4 * int(np.prod(shape))))

@@ -8,11 +8,11 @@ import logging
 from typing import Any
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.models import MODELS, find_model
 from latentfaces.common.program import import_tensorflow
 from latentfaces.common.promoted import Decision, Promoted, PromoteOptions, read, update
 from latentfaces.common.root import FINISHED, prune, run_folder
-from latentfaces.components.evaluate.options import EvaluateOptions
 from latentfaces.components.promote.section import put, render
 
 logger = logging.getLogger(__name__)

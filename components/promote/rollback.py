@@ -36,11 +36,10 @@ def rollback(root: str, to: str = "", model: str = "") -> list[Decision]:
         find_model(name)
     with nothing_removed(root):
         import_tensorflow()  # which sets up Keras, and so precedes what imports it
-        from latentfaces.components.evaluate.models import load_model, read_settings
+        from latentfaces.components.evaluate.models import load_model
 
         for name, run in runs.items():
-            folder = model_folder(root, run, name)
-            load_model(folder, name, read_settings(folder, name, None)["image_shape"])
+            load_model(model_folder(root, run, name), name)
         decisions: list[Decision] = []
 
         def decide(present: Promoted) -> Promoted:

@@ -132,14 +132,14 @@ def launch(
     cluster = _Cluster()
     cluster.check_rights()
     config = read_config(storage.resolve(folder))
+    mounted = [path for _, _, path in pods.volumes]
     for place in (folder, config.dataset):
-        mounted = [Path(path) for _, _, path in pods.volumes]
-        if isinstance(local := storage.resolve(place), Path):
-            if not any(local.absolute().is_relative_to(path) for path in mounted):
-                raise UserError(
-                    f"{place} is on no volume that the workers' pods mount: give a gs:// location, or "
-                    "--mount pvc/NAME=/PATH with a PATH that it lies on"
-                )
+        local = storage.resolve(place)
+        if isinstance(local, Path) and not any(map(local.absolute().is_relative_to, mounted)):
+            raise UserError(
+                f"{place} is on no volume that the workers' pods mount: give a gs:// location, or "
+                "--mount pvc/NAME=/PATH with a PATH that it lies on"
+            )
     _Launch(cluster, cluster.home(pods), folder, config, run, pods).run(check)
 
 
@@ -238,6 +238,7 @@ def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: P
     limits = {"memory": requests["memory"], **({"cpu": pods.cpu} if pods.cpu else {})}
     if group.run.gpus_per_worker:
         limits[pods.gpu_type] = requests[pods.gpu_type] = str(group.run.gpus_per_worker)
+    threads = math.ceil(kubernetes.utils.parse_quantity(requests["cpu"]))
     sources = {
         "pvc": lambda volume: {"persistentVolumeClaim": {"claimName": volume}},
         "secret": lambda volume: {"secret": {"secretName": volume}},
@@ -256,10 +257,7 @@ def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: P
         {"name": ADDRESS, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": "PYTHONUNBUFFERED", "value": "1"},
         # As many threads as there are CPUs for the pod, not as the node has
-        *(
-            {"name": f"TF_NUM_{kind}OP_THREADS", "value": _whole(requests["cpu"])}
-            for kind in ("INTRA", "INTER")
-        ),
+        *({"name": f"TF_NUM_{kind}OP_THREADS", "value": str(threads)} for kind in ("INTRA", "INTER")),
         *({"name": key, "value": _literally(value)} for key, value in pods.variables.items()),
         *(
             {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": of}}}
@@ -271,7 +269,7 @@ def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: P
     optional = {
         "serviceAccountName": pods.service_account or home.service_account,
         "imagePullSecrets": [{"name": each} for each in dict.fromkeys(secret_names)],
-        "nodeSelector": pods.labels,
+        "nodeSelector": pods.node_labels,
         "tolerations": pods.tolerations,
     }
     pull_policy = pods.image_pull_policy or home.image_pull_policy
@@ -324,11 +322,6 @@ def _literally(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def _whole(cpus: str) -> str:
-    """Returns an amount of CPUs as a whole number, rounded up."""
-    return str(-(-int(cpus[:-1]) // 1000) if cpus.endswith("m") else -int(-float(cpus) // 1))
-
-
 class _Cluster:
     """The cluster's API. Outages are waited for; what we may not do is told."""
 
@@ -354,6 +347,7 @@ class _Cluster:
         self.core = kubernetes.client.CoreV1Api(api)
         self.batch = kubernetes.client.BatchV1Api(api)
         self.networking = kubernetes.client.NetworkingV1Api(api)
+        self._heard = time.monotonic()
         self._authorization = kubernetes.client.AuthorizationV1Api(api)
 
     def check_rights(self) -> None:
@@ -361,10 +355,8 @@ class _Cluster:
         for group, resource, verbs in RIGHTS:
             name, _, part = resource.partition("/")
             for verb in verbs:
-                asked = {"namespace": self._namespace, "group": group, "resource": name, "verb": verb}
-                review = {
-                    "spec": {"resourceAttributes": {**asked, **({"subresource": part} if part else {})}}
-                }
+                asked = {"namespace": self._namespace, "group": group, "resource": name, "subresource": part}
+                review = {"spec": {"resourceAttributes": {**asked, "verb": verb}}}
                 answer = self.call(self._authorization.create_self_subject_access_review, review)
                 if not answer.status.allowed:
                     raise UserError(
@@ -380,11 +372,12 @@ class _Cluster:
             RunError: if it is out of order for too long.
             kubernetes.client.ApiException: if it refuses otherwise.
         """
-        deadline = time.monotonic() + _OUTAGE
         delay = 1.0
         while True:
             try:
-                return function(*arguments, _request_timeout=_REQUEST, **options)
+                answer = function(*arguments, _request_timeout=_REQUEST, **options)
+                self._heard = time.monotonic()
+                return answer
             except kubernetes.client.ApiException as error:
                 reason = f"{error.status} {error.reason}"
                 if error.status in (401, 403) and "exceeded quota" not in str(error.body):
@@ -397,7 +390,7 @@ class _Cluster:
                     raise
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 reason = str(error)
-            if time.monotonic() > deadline:
+            if time.monotonic() - self._heard > _OUTAGE:
                 raise RunError(f"the cluster's API did not answer for {_OUTAGE:.0f} s ({reason[:200]})")
             logger.warning("the cluster's API is out of order (%s): trying again", printable(reason[:200]))
             time.sleep(delay)
@@ -501,31 +494,32 @@ class _Launch:
         cluster, namespace = self._cluster, self._home.namespace
         made = manifests(self._name, self._home, self._group, self._config, self._pods, secrets.token_hex(32))
         deadline = time.monotonic() + 4 * _GRACE_SECONDS
-        while True:
-            try:
-                job = cluster.call(cluster.batch.create_namespaced_job, namespace, made["Job"])
-                break
-            except kubernetes.client.ApiException as error:
-                if error.status != 409 or time.monotonic() > deadline:
-                    raise RunError(f"the workers' Job can't be made: {_message(error)}") from None
-            self._delete("Foreground")  # an earlier launcher's, which is gone: the folder is ours
-            time.sleep(_POLL)
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self._name, "uid": job.metadata.uid}
         creators = {
+            "Job": cluster.batch.create_namespaced_job,
             "Secret": cluster.core.create_namespaced_secret,
             "Service": cluster.core.create_namespaced_service,
             "NetworkPolicy": cluster.networking.create_namespaced_network_policy,
         }
         for kind, create in creators.items():
-            made[kind]["metadata"]["ownerReferences"] = [owner]
-            while True:
+            created = None
+            while created is None:
                 try:
-                    cluster.call(create, namespace, made[kind])
-                    break
+                    created = cluster.call(create, namespace, made[kind])
                 except kubernetes.client.ApiException as error:
                     if error.status != 409 or time.monotonic() > deadline:
                         raise RunError(f"the workers' {kind} can't be made: {_message(error)}") from None
-                time.sleep(_POLL)  # an earlier Job's is not collected yet
+                    if kind == "Job":
+                        self._delete("Foreground")  # an earlier launcher's, which is gone: the folder is ours
+                    time.sleep(_POLL)  # what belonged to it is not collected yet
+            if kind == "Job":
+                job = {
+                    "apiVersion": "batch/v1",
+                    "kind": kind,
+                    "name": self._name,
+                    "uid": created.metadata.uid,
+                }
+                for other in ("Secret", "Service", "NetworkPolicy"):
+                    made[other]["metadata"]["ownerReferences"] = [job]
         self._started = time.monotonic()
         self._resume()
         logger.info(
