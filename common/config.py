@@ -6,12 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
 
 from latentfaces.common.errors import UserError
 from latentfaces.common.options import check, option
+from latentfaces.common.program import in_a_pod
 
 PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 LAUNCHERS = {
@@ -138,8 +138,7 @@ class RunOptions:
     @property
     def started_by(self) -> str:
         """The launcher. Several workers in a pod are pods of their own."""
-        in_a_pod = "KUBERNETES_SERVICE_HOST" in os.environ
-        return self.launcher or ("kubernetes" if self.workers > 1 and in_a_pod else "local")
+        return self.launcher or ("kubernetes" if self.workers > 1 and in_a_pod() else "local")
 
     def check_batch(self, title: str, batch_size: int) -> None:
         """Checks that the replicas can share a global batch evenly.

@@ -38,6 +38,11 @@ COMMAND = "LATENTFACES_COMMAND"
 logger = logging.getLogger(__name__)
 
 
+def in_a_pod() -> bool:
+    """Whether this process runs in a pod of a Kubernetes cluster."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def start_logging() -> None:
     """Sends our own lines to standard error, and of other libraries' only errors.
 
@@ -80,7 +85,7 @@ def _end(status: int, sentence: str) -> NoReturn:
             Path(os.environ[LAST_WORDS]).write_text(f"{status} {sentence}")
             sys.exit(status)
     logger.error("error: %s", sentence)
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
+    if in_a_pod():
         with contextlib.suppress(OSError):
             Path(_TERMINATION_LOG).write_text(sentence)
     sys.exit(status)

@@ -1,1 +1,1 @@
-"""The components of the pipeline: check, preprocess, train, evaluate."""
+"""The components of the pipeline: check, preprocess, train, evaluate, promote."""

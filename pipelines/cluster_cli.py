@@ -141,9 +141,7 @@ def schedule(
             )
         arguments: dict[str, Any] = {}
         if cron:
-            from latentfaces.pipelines.cron import kubeflow_cron
-
-            cron = kubeflow_cron(cron)
+            cron = with_seconds(cron)
             arguments = parse_parameters(param or [])
             check_parameters(arguments)
         pods = PodOptions(**options)
@@ -173,6 +171,21 @@ def schedule(
         else:
             for each in kubeflow.schedules():
                 typer.echo(f"{each.name}\t{each.cron}\t{'runs' if each.enabled else 'paused'}")
+
+
+def with_seconds(cron: str) -> str:
+    """Returns crontab's five fields as Kubeflow's six, or these as they are.
+
+    Kubeflow takes five as well, and reads them as seconds to months. What is wrong within a field it refuses
+    itself, before there is a schedule.
+
+    Raises:
+        UserError: if there are more or fewer fields.
+    """
+    fields = cron.split()
+    if len(fields) not in (5, 6):
+        raise UserError(f"--cron {cron!r} has {len(fields)} fields: write five, such as '0 3 * * 1'")
+    return " ".join(["0"] * (6 - len(fields)) + fields)
 
 
 def for_vertex(pods: PodOptions) -> PodOptions:

@@ -26,6 +26,7 @@ from urllib3 import Retry
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, ReadTimeoutError, SSLError
 
 from latentfaces.common.errors import RunError, UserError, printable
+from latentfaces.common.program import in_a_pod
 from latentfaces.pipelines.status import ENDED, RunStatus, run_status
 
 TOKEN = "KFP_EXISTING_TOKEN"  # the environment variable that kfp's own command takes a token from
@@ -94,7 +95,7 @@ class Kubeflow:
 
     def __init__(self, host: str = "", namespace: str = "", ca_file: Path | None = None) -> None:
         host = (host or os.environ.get("KF_PIPELINES_ENDPOINT", "")).rstrip("/")
-        if not host and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        if not host and not in_a_pod():
             raise UserError("no Kubeflow is named: give --host, or set KF_PIPELINES_ENDPOINT")
         if host and "://" not in host:
             host = f"https://{host}"
@@ -281,7 +282,7 @@ class Kubeflow:
             arguments: the pipeline's, by name.
             experiment: the group of runs that its runs are shown in; made where there is none.
             name: the schedule's.
-            cron: when it runs, as `cron.kubeflow_cron` returns it.
+            cron: when it runs, in Kubeflow's six fields.
             service_account: of its pods; by default Kubeflow's own for runs.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -27,14 +27,11 @@ def promoted(root: Root) -> None:
         present = read(root)
         if not present.models:
             typer.echo(f"No model is promoted in {root}")
-        rows = []
-        for name, run in present.models.items():
-            times = [
-                each.time
-                for each in present.history
-                if (each.model, each.run) == (name, run) and each.decision != REJECTED
-            ]
-            rows.append((name, run, *(times[-1:] or ["–"]), model_folder(root, run, name)))
+        since = {each.model: each.time for each in present.history if each.decision != REJECTED}
+        rows = [
+            (name, run, since.get(name, "–"), model_folder(root, run, name))
+            for name, run in present.models.items()
+        ]
         _show(("model", "run", "since (UTC)", "folder"), rows)
         _show(
             ("decided (UTC)", "model", "run", "decision", "why"),
@@ -45,7 +42,7 @@ def promoted(root: Root) -> None:
         )
 
 
-def _show(heads: Iterable[str], rows: list[tuple[str, ...]]) -> None:
+def _show(heads: Iterable[str], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -53,9 +50,8 @@ def _show(heads: Iterable[str], rows: list[tuple[str, ...]]) -> None:
     table = Table(*heads, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    console = Console(highlight=False)
     if rows:
-        console.print(table, "")
+        Console(highlight=False).print(table, "")
 
 
 @commands.command()

@@ -24,7 +24,7 @@ from rich.console import Console
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.pods import PodOptions
 from latentfaces.pipelines import kubeflow as module
-from latentfaces.pipelines.cron import kubeflow_cron
+from latentfaces.pipelines.cluster_cli import with_seconds
 from latentfaces.pipelines.faces import faces_pipeline
 from latentfaces.pipelines.kubeflow import Kubeflow
 from latentfaces.pipelines.status import show
@@ -583,44 +583,13 @@ def test_what_can_not_be_undone_is_said(server, kubeflow):
         kubeflow.schedule(small, {}, **SCHEDULE)
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        (
-            "0 3 * * 1",
-            "0 0 3 * * 1",
-        ),  # five fields are crontab's, which Kubeflow would take for seconds to months
-        ("*/15 0-6/2 1,15 JAN-mar ?", "0 */15 0-6/2 1,15 JAN-mar ?"),
-        ("30 0 3 * * sun", "30 0 3 * * sun"),
-        ("  0   3 29 2 *", "0 0 3 29 2 *"),
-        ("0 3 31 2 1", "0 0 3 31 2 1"),  # on Mondays, too
-    ],
-)
-def test_cron_expressions(given, meant):
-    assert kubeflow_cron(given) == meant
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ("weekly", "has 1 fields: write five"),
-        ("CRON_TZ=Asia/Tokyo 0 0 3 * * 1", "has 7 fields"),
-        ("0 24 * * *", "'24' for the hour, which is 0 to 23"),
-        ("0 3 * * 7", "'7' for the weekday, which is 0 to 6"),
-        ("0 3 0 * *", "'0' for the day, which is 1 to 31"),
-        ("0 3 * dez *", "'dez' for the month"),
-        ("0 3-1 * * *", "'3-1' for the hour"),
-        ("*/0 3 * * *", "'*/0' for the minute"),
-        ("0 3 ,, * *", "',,' for the day"),
-        ("0 3 L * *", "'L' for the day"),
-        ("0 3 ١ * *", "for the day"),
-        ("0 3 30 feb *", "names a day that never comes"),
-        ("0 3 31 4,6 *", "names a day that never comes"),
-    ],
-)
-def test_cron_expressions_that_kubeflow_can_not_run(given, says):
-    with pytest.raises(UserError, match=re.escape(says)):
-        kubeflow_cron(given)
+def test_five_fields_of_cron_are_crontabs_which_kubeflow_would_take_for_seconds_to_months():
+    assert with_seconds("0 3 * * 1") == "0 0 3 * * 1"
+    assert with_seconds("  */15 0-6/2 1,15   JAN-mar ? ") == "0 */15 0-6/2 1,15 JAN-mar ?"
+    assert with_seconds("30 0 3 * * sun") == "30 0 3 * * sun"
+    for wrong, fields in (("weekly", 1), ("CRON_TZ=Asia/Tokyo 0 0 3 * * 1", 7), ("", 0)):
+        with pytest.raises(UserError, match=f"has {fields} fields: write five"):
+            with_seconds(wrong)
 
 
 def command(server, *arguments, **options):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from latentfaces.common.model_folder import refuse_other_run
 from latentfaces.common.models import MODELS, find_model, joint_options, joint_parameters, settle
 from latentfaces.common.options import flag, parameters, pick
 from latentfaces.common.pods import PodOptions
+from latentfaces.common.program import in_a_pod
 from latentfaces.common.promoted import PromoteOptions
 from latentfaces.preprocessing.options import PreprocessConfig
 
@@ -44,7 +44,7 @@ def check_locations(source: str, *outputs: str) -> None:
         raise UserError(f"the source {source} does not exist: give a folder or a zip file of images")
     for output in filter(None, outputs):
         folder = storage.resolve(output)
-        if "KUBERNETES_SERVICE_HOST" in os.environ and isinstance(folder, Path):
+        if in_a_pod() and isinstance(folder, Path):
             if not any(place.is_mount() for place in [folder, *folder.absolute().parents][:-1]):
                 raise UserError(
                     f"{output} lies on this pod's own disk, which no other component sees: "

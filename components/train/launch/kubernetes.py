@@ -40,6 +40,7 @@ from latentfaces.common.errors import RunError, UserError, printable
 from latentfaces.common.model_folder import read_config
 from latentfaces.common.models import find_model
 from latentfaces.common.pods import PodOptions
+from latentfaces.common.program import in_a_pod
 from latentfaces.components.train.launch import (
     ADDRESS,
     INDEX,
@@ -327,9 +328,8 @@ class _Cluster:
 
     def __init__(self) -> None:
         config = kubernetes.client.Configuration()
-        self._in_a_pod = "KUBERNETES_SERVICE_HOST" in os.environ
         try:
-            if self._in_a_pod:
+            if in_a_pod():
                 kubernetes.config.load_incluster_config(config)
                 file = Path(kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME).with_name("namespace")
                 self._namespace = file.read_text().strip()
@@ -398,7 +398,7 @@ class _Cluster:
 
     def home(self, pods: PodOptions) -> Home:
         """Finds out where the launcher runs; raises `UserError` if no image is known."""
-        if not self._in_a_pod:
+        if not in_a_pod():
             if not pods.worker_image:
                 raise UserError("--worker-image is missing: outside of a pod, no image is known")
             return Home(self._namespace, pods.worker_image)
