@@ -80,9 +80,9 @@ def preprocess(
     **options: Any,
 ) -> None:
     """Resize images as Keras' smart_resize does, into TFRecord shards, with Beam."""
-    from latentfaces.preprocessing.job import run
-
     with reporting():
+        from latentfaces.preprocessing.job import run  # which imports Beam, and that logs
+
         run(source, output, **options)
         typer.echo(f"The data set is in {output}")
 

@@ -28,7 +28,7 @@ from cloudpathlib import GSPath
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import SPLITS, Dataset, encode_dataset, read_dataset
-from latentfaces.common.errors import RunError, UserError
+from latentfaces.common.errors import RunError, UserError, printable
 from latentfaces.common.lease import Lease, hold
 from latentfaces.common.storage import AnyPath
 
@@ -121,9 +121,12 @@ def commit(
     inputs = written + len(refused)
     if not written or len(refused) > max_rejected * inputs:
         write(job.folder, output / FAILED, rejected)
+        name, reason = min(refused, default=("", ""))
+        first = f" ({printable(name)}: {reason}{', …' if len(refused) > 1 else ''})" if refused else ""
         raise UserError(
-            f"{len(refused):,} of {inputs:,} inputs were refused, more than --max-rejected "
-            f"{max_rejected:g} allows: mend or remove what {output / FAILED} lists, or allow more"
+            f"{len(refused):,} of {inputs:,} inputs were refused{first}, more than --max-rejected "
+            f"{max_rejected:g} allows: mend or remove what {output / FAILED} lists, or allow more "
+            "(max_rejected is also a pipeline's parameter)"
         )
     job.lease.check()
     names = {shard.name for split in dataset.splits.values() for shard in split.shards}

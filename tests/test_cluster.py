@@ -141,6 +141,21 @@ class Namespace:
         )
         return float(kubernetes.utils.parse_quantity(node.status.allocatable["cpu"]) - used)
 
+    @contextlib.contextmanager
+    def little_room(self):
+        """Leaves room on the node for a launcher and one worker."""
+        cpus = self.free_cpus() - 0.05 - 0.3 - 0.1
+        container = {"name": "main", "image": IMAGE, "command": ["sleep", "600"]}
+        container["resources"] = {"requests": {"cpu": f"{int(1000 * cpus)}m"}}
+        spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
+        name = f"blocker-{uuid.uuid4().hex[:8]}"
+        self.core.create_namespaced_pod(self.name, {"metadata": {"name": name}, "spec": spec})
+        self.wait(
+            lambda: self.core.read_namespaced_pod(name, self.name).status.phase == "Running", "the blocker"
+        )
+        yield
+        self.core.delete_namespaced_pod(name, self.name)
+
     def step(self, name):
         """The newest step that a launcher's log tells."""
         return max(map(int, re.findall(r"GAN: (\d+) of", self.log(name))), default=0)
@@ -297,19 +312,20 @@ def test_less_than_the_role_is_refused_before_anything_is_made(cluster):
         cluster.rbac.replace_namespaced_role(role["metadata"]["name"], cluster.name, role)
 
 
+def test_a_launcher_that_is_killed_while_it_makes_room_leaves_nothing(cluster):
+    with cluster.little_room():
+        cluster.start("small", TRAIN.format(name="small") + "--steps 9 --rendezvous-seconds 10; exit $?")
+        cluster.wait(lambda: "make theirs free for a while" in cluster.log("small"), "the pause")
+        assert cluster.left()
+        cluster.run("small", f"kill -9 {PROCESSES.format('bin/latentfaces')}")
+        cluster.wait(lambda: not cluster.left(), "the end of the group", 200)
+
+
 def test_a_group_that_has_not_room_for_all_makes_room_and_comes_back(cluster):
-    free = cluster.free_cpus() - 0.05 - 0.3  # less the launcher's and one worker's
-    blocker = {"name": "main", "image": IMAGE, "command": ["sleep", "600"]}
-    blocker["resources"] = {"requests": {"cpu": f"{int(1000 * free) - 100}m"}}
-    spec = {"containers": [blocker], "terminationGracePeriodSeconds": 0}
-    cluster.core.create_namespaced_pod(cluster.name, {"metadata": {"name": "blocker"}, "spec": spec})
-    cluster.wait(
-        lambda: cluster.core.read_namespaced_pod("blocker", cluster.name).status.phase == "Running", "it"
-    )
-    cluster.start("room", TRAIN.format(name="room") + "--steps 9 --rendezvous-seconds 30")
-    cluster.wait(lambda: len(cluster.workers()) == 2, "the workers")
-    cluster.wait(lambda: not cluster.workers(), "the end of those that found room")
-    cluster.core.delete_namespaced_pod("blocker", cluster.name)
+    with cluster.little_room():
+        cluster.start("room", TRAIN.format(name="room") + "--steps 9 --rendezvous-seconds 30")
+        cluster.wait(lambda: len(cluster.workers()) == 2, "the workers")
+        cluster.wait(lambda: not cluster.workers(), "the end of those that found room")
     state, log = cluster.end("room")
     assert state.exit_code == 0, log
     assert "waiting: no node has room for worker" in log and "make theirs free for a while" in log

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -133,9 +135,18 @@ def test_shares_add_up_to_the_step_of_the_global_batch():
             np.testing.assert_allclose(part, replicas * all_of_it, rtol=1e-9, atol=1e-12)
 
 
+def test_the_average_of_a_short_run_is_not_its_beginning():
+    for steps, momentum in ((1, 0), (10, 0.6), (4000, 0.999), (100_000, 0.999)):
+        config = dataclasses.replace(config_of("small", 4), steps=steps)
+        made = DCGAN(config).generator_optimizer
+        assert made.use_ema == (momentum > 0) and (
+            not momentum or made.ema_momentum == pytest.approx(momentum)
+        )
+
+
 def test_the_saved_generator_is_the_average_and_training_does_not_see_it():
     keras.utils.set_random_seed(0)
-    averaged = DCGAN(config_of("small", 4, ema_decay=0.75))
+    averaged = DCGAN(config_of("small", 4, ema_decay=0.5))
     keras.utils.set_random_seed(0)
     plain = DCGAN(config_of("small", 4, ema_decay=0.0))
     expected = None
@@ -145,7 +156,7 @@ def test_the_saved_generator_is_the_average_and_training_does_not_see_it():
         weights = plain.networks["generator"].get_weights()
         # Keras' average begins with the weights of the first step
         expected = (
-            [0.75 * old + 0.25 * new for old, new in zip(expected, weights, strict=True)]
+            [0.5 * old + 0.5 * new for old, new in zip(expected, weights, strict=True)]
             if expected
             else weights
         )

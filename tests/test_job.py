@@ -181,7 +181,7 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
         run(str(celeba), str(output), image_size=16)
     before = files(output)
     with pytest.raises(
-        UserError, match="4 of 14 inputs were refused, more than --max-rejected 0.28"
+        UserError, match=r"4 of 14 inputs were refused \(.*: .*, …\), more than --max-rejected 0.28"
     ) as error:
         run(str(photographs), str(output), image_size=16, max_rejected=0.28)
     result = files(output)

@@ -74,7 +74,7 @@ class Monitor:
         if ratio < DIVERSE and (before >= DIVERSE or is_halfway):
             logger.warning(
                 "samples are alike, a sign of mode collapse: they differ %.2f times as much as real images; "
-                "look at samples/: another seed, a lower learning rate or more dropout may help",
+                "look at samples/: more steps may help, or another seed, and a GAN a lower learning rate",
                 ratio,
             )
         return ratio

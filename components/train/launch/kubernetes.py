@@ -8,7 +8,7 @@ checkpoint. A pod that fails on its own is replaced at most `max_restarts` times
 node, as often as need be.
 
 Groups that start at the same time may each find room for some of their workers, and wait for ever.
-A group that waits for long therefore makes room for a while: the Job is suspended.
+A group that waits for long therefore makes room for a while.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from typing import Any, NoReturn
 
 import kubernetes
 import urllib3
+import yaml
 
 from latentfaces.common import lease, storage
 from latentfaces.common.config import RunOptions, TrainConfig
 from latentfaces.common.errors import RunError, UserError, printable
-from latentfaces.common.model_folder import read_config
+from latentfaces.common.model_folder import is_finished, read_config
 from latentfaces.common.models import find_model
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import in_a_pod
@@ -58,7 +59,7 @@ from latentfaces.components.train.launch.processes import on_signals
 logger = logging.getLogger(__name__)
 
 GROUP = "latentfaces.dev/worker-group"  # the label that a group's pods have, and nothing else
-_INDEX = "batch.kubernetes.io/job-completion-index"
+_INDEX, _JOB = "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/job-name"
 _CONTAINER = "worker"
 _PORT = 29500
 _GRACE_SECONDS = 30  # more than an agent takes to leave
@@ -66,10 +67,10 @@ _GRACE_SECONDS = 30  # more than an agent takes to leave
 # In seconds
 _POLL = 1.0
 _DEADLINE = math.ceil(1.5 * lease.EXPIRY)  # that the Job has from when the launcher was last heard of
-_OUTAGE = 600.0  # of the cluster's API, before the launcher gives up
-_IMAGE_PATIENCE = 60.0  # a registry may stumble
+_OUTAGE, _DENIAL = 600.0, 30.0  # of the cluster's API, or of our rights to it, before the launcher gives up
+_MISTAKE_PATIENCE = 60.0  # a registry may stumble, a secret be on its way
 _TROUBLE_SHOWN, _TELLING = 5.0, 300.0  # until trouble is told, and between two lines about the same
-_SUSPENSION = (20.0, 120.0)
+_PAUSE = (20.0, 120.0)  # in which others get the room
 _LOG_SECONDS = 30.0  # without a line, until the log is asked for again
 _LONGEST = 1000  # characters of what a worker said
 _REQUEST = (10, 30)  # seconds to connect to the API, and to wait for an answer
@@ -134,14 +135,17 @@ def launch(
     cluster.check_rights()
     config = read_config(storage.resolve(folder))
     mounted = [path for _, _, path in pods.volumes]
-    for place in (folder, config.dataset):
-        local = storage.resolve(place)
-        if isinstance(local, Path) and not any(map(local.absolute().is_relative_to, mounted)):
+    model, dataset = (
+        place.absolute() if isinstance(place, Path) else place
+        for place in (storage.resolve(folder), storage.resolve(config.dataset))
+    )
+    for place in (model, dataset):
+        if isinstance(place, Path) and not any(map(place.is_relative_to, mounted)):
             raise UserError(
                 f"{place} is on no volume that the workers' pods mount: give a gs:// location, or "
                 "--mount pvc/NAME=/PATH with a PATH that it lies on"
             )
-    _Launch(cluster, cluster.home(pods), folder, config, run, pods).run(check)
+    _Launch(cluster, cluster.home(pods), str(model), config, run, pods).run(check)
 
 
 def check_rights() -> None:
@@ -150,12 +154,19 @@ def check_rights() -> None:
 
 
 def manifests(
-    name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: PodOptions, token: str
+    name: str,
+    attempt: str,
+    home: Home,
+    group: WorkerGroup,
+    config: TrainConfig,
+    pods: PodOptions,
+    token: str,
 ) -> dict[str, dict[str, Any]]:
     """Returns the Kubernetes objects of a worker group, by kind.
 
     Args:
-        name: of all of them.
+        name: the Job's.
+        attempt: the others' name, and the label of the pods.
         home: where the launcher runs.
         group: what the agents are told.
         config: what is trained.
@@ -163,12 +174,16 @@ def manifests(
         token: the group's secret.
 
     Returns:
-        "Job", suspended, and "Secret", "Service" and "NetworkPolicy", which are to belong to it.
+        "Job", without pods as yet, and "Secret", "Service" and "NetworkPolicy", which are to belong to it.
     """
     run = group.run
-    labels = {"app.kubernetes.io/name": "latentfaces", "app.kubernetes.io/component": "worker", GROUP: name}
+    labels = {
+        "app.kubernetes.io/name": "latentfaces",
+        "app.kubernetes.io/component": "worker",
+        GROUP: attempt,
+    }
 
-    def metadata(**more: Any) -> dict[str, Any]:
+    def metadata(name: str = attempt, **more: Any) -> dict[str, Any]:
         return {"name": name, "namespace": home.namespace, "labels": labels, **more}
 
     policy = [
@@ -181,13 +196,14 @@ def manifests(
             "apiVersion": "batch/v1",
             "kind": "Job",
             "metadata": metadata(
-                annotations={"latentfaces.dev/folder": group.folder}, ownerReferences=list(home.owners)
+                name,
+                annotations={"latentfaces.dev/folder": printable(group.folder)},
+                ownerReferences=list(home.owners),
             ),
             "spec": {
                 "completionMode": "Indexed",
                 "completions": run.workers,
-                "parallelism": run.workers,
-                "suspend": True,
+                "parallelism": 0,  # not suspended, in which no deadline would run
                 "backoffLimitPerIndex": run.max_restarts,
                 "maxFailedIndexes": 0,
                 "podFailurePolicy": {"rules": policy},
@@ -198,7 +214,7 @@ def manifests(
                         "labels": {**labels, "sidecar.istio.io/inject": "false"},
                         "annotations": {"sidecar.istio.io/inject": "false"},
                     },
-                    "spec": _pod(name, home, group, config, pods),
+                    "spec": _pod(attempt, home, group, config, pods),
                 },
             },
         },
@@ -213,16 +229,16 @@ def manifests(
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": metadata(),
-            "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {GROUP: name}},
+            "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {GROUP: attempt}},
         },
         "NetworkPolicy": {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
             "metadata": metadata(),
             "spec": {
-                "podSelector": {"matchLabels": {GROUP: name}},
+                "podSelector": {"matchLabels": {GROUP: attempt}},
                 "policyTypes": ["Ingress"],
-                "ingress": [{"from": [{"podSelector": {"matchLabels": {GROUP: name}}}]}],
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {GROUP: attempt}}}]}],
             },
         },
     }
@@ -232,7 +248,9 @@ def _exit_codes(*statuses: int) -> dict[str, Any]:
     return {"containerName": _CONTAINER, "operator": "In", "values": list(statuses)}
 
 
-def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: PodOptions) -> dict[str, Any]:
+def _pod(
+    attempt: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: PodOptions
+) -> dict[str, Any]:
     """Returns the specification of a worker's pod."""
     preset = find_model(config.model).presets[config.preset]
     requests = {"cpu": pods.cpu or preset.cpu, "memory": pods.memory or preset.memory}
@@ -254,7 +272,7 @@ def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: P
         volumes.append({"name": f"volume-{number}", **sources[kind](volume)})
         mounts.append({"name": f"volume-{number}", "mountPath": path})
     environment = [
-        {"name": TOKEN, "valueFrom": {"secretKeyRef": {"name": name, "key": "token"}}},
+        {"name": TOKEN, "valueFrom": {"secretKeyRef": {"name": attempt, "key": "token"}}},
         {"name": ADDRESS, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": "PYTHONUNBUFFERED", "value": "1"},
         # As many threads as there are CPUs for the pod, not as the node has
@@ -276,10 +294,11 @@ def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: P
     pull_policy = pods.image_pull_policy or home.image_pull_policy
     return {
         **{key: value for key, value in optional.items() if value},
-        "subdomain": name,
+        "subdomain": attempt,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "automountServiceAccountToken": False,
+        "shareProcessNamespace": True,  # so that SIGTERM ends an agent that is still starting
         "enableServiceLinks": False,
         # Workers are nodes, where there are as many
         "topologySpreadConstraints": [
@@ -287,7 +306,7 @@ def _pod(name: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: P
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": {GROUP: name}},
+                "labelSelector": {"matchLabels": {GROUP: attempt}},
             }
         ],
         "securityContext": {
@@ -337,16 +356,17 @@ class _Cluster:
                 kubernetes.config.load_kube_config(client_configuration=config)
                 _, context = kubernetes.config.list_kube_config_contexts()
                 self._namespace = context["context"].get("namespace", "default")
-        except (kubernetes.config.ConfigException, OSError) as error:
+        except (kubernetes.config.ConfigException, yaml.YAMLError, OSError, LookupError, TypeError) as error:
             raise UserError(
-                f"there is no way to a cluster ({error}): run in a pod with a service account, or give a "
-                "kubeconfig"
+                f"there is no way to a cluster ({printable(str(error)[:200])}): run in a pod with a service "
+                "account, or give a kubeconfig"
             ) from None
         config.retries = False  # `call` knows better
         api = kubernetes.client.ApiClient(config)
         self.core = kubernetes.client.CoreV1Api(api)
         self.batch = kubernetes.client.BatchV1Api(api)
         self.networking = kubernetes.client.NetworkingV1Api(api)
+        self.patience = _OUTAGE
         self._heard = time.monotonic()
         self._authorization = kubernetes.client.AuthorizationV1Api(api)
 
@@ -374,27 +394,44 @@ class _Cluster:
         """
         delay = 1.0
         while True:
+            patience = self.patience
             try:
                 answer = function(*arguments, _request_timeout=_REQUEST, **options)
                 self._heard = time.monotonic()
                 return answer
             except kubernetes.client.ApiException as error:
                 reason = f"{error.status} {error.reason}"
+                if "CERTIFICATE_VERIFY_FAILED" in reason:
+                    raise UserError(f"the cluster's certificate is not trusted ({reason[:200]})") from None
                 if error.status in (401, 403) and "exceeded quota" not in str(error.body):
-                    message = _message(error)
-                    raise UserError(
-                        f"the cluster does not let the launcher work ({message}): its service account needs "
-                        "the rights of deploy/launcher-rbac.yaml"
-                    ) from None
-                if error.status != 429 and error.status < 500:
+                    patience = min(patience, _DENIAL)
+                elif error.status and error.status != 429 and error.status < 500:
+                    self._heard = time.monotonic()
                     raise
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 reason = str(error)
-            if time.monotonic() - self._heard > _OUTAGE:
-                raise RunError(f"the cluster's API did not answer for {_OUTAGE:.0f} s ({reason[:200]})")
-            logger.warning("the cluster's API is out of order (%s): trying again", printable(reason[:200]))
+            reason = printable(reason[:200])
+            if time.monotonic() - self._heard > patience:
+                if patience == _DENIAL:
+                    raise UserError(
+                        f"the cluster does not let the launcher work ({reason}): its service account needs "
+                        "the rights of deploy/launcher-rbac.yaml"
+                    )
+                raise RunError(f"the cluster's API did not answer for {patience:.0f} s ({reason})")
+            logger.warning("the cluster's API is out of order (%s): trying again", reason)
             time.sleep(delay)
-            delay = min(2 * delay, 30)
+            delay = min(2 * delay, 10)
+
+    def create(self, function: Callable[..., Any], namespace: str, manifest: dict[str, Any]) -> None:
+        """Creates an object; raises as `call`.
+
+        That it is there already means that the answer to our first request was lost.
+        """
+        try:
+            self.call(function, namespace, manifest)
+        except kubernetes.client.ApiException as error:
+            if error.status != 409:
+                raise
 
     def home(self, pods: PodOptions) -> Home:
         """Finds out where the launcher runs; raises `UserError` if no image is known."""
@@ -403,7 +440,12 @@ class _Cluster:
                 raise UserError("--worker-image is missing: outside of a pod, no image is known")
             return Home(self._namespace, pods.worker_image)
         name = os.environ.get("KFP_POD_NAME") or os.environ["HOSTNAME"]
-        pod = self.call(self.core.read_namespaced_pod, name, self._namespace)
+        try:
+            pod = self.call(self.core.read_namespaced_pod, name, self._namespace)
+        except kubernetes.client.ApiException as error:
+            raise UserError(
+                f"this pod is not {name} ({_message(error)}): set KFP_POD_NAME to its name (metadata.name)"
+            ) from None
         containers = {each.name: each for each in pod.spec.containers}
         ours = containers.get("main", pod.spec.containers[0])  # Kubeflow's name for it
         owner = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
@@ -434,19 +476,20 @@ class Trouble:
         what: the beginning of a sentence.
         then: its end, what to do about it.
         patience: for how many seconds it may last.
-        is_mistake: whether it is the user's.
-        is_want_of_room: whether others could end it by making room.
+        is_mistake: whether it is the user's, and no wait for others ends it.
     """
 
     what: str
     then: str
     patience: float
     is_mistake: bool = False
-    is_want_of_room: bool = False
 
 
 class _Launch:
-    """One launch of a group, from its Job's creation to its end."""
+    """One launch of a group, from its Job's creation to its end.
+
+    What the API refuses is an `ApiException`, which `run` tells.
+    """
 
     def __init__(
         self,
@@ -458,16 +501,16 @@ class _Launch:
         pods: PodOptions,
     ) -> None:
         self._cluster, self._home = cluster, home
-        self._run_options, self._pods = run, pods
-        # The folder's own name for all attempts: a new launcher finds what an earlier one left.
-        self._name = f"latentfaces-{hashlib.sha256(folder.encode()).hexdigest()[:12]}"
-        self._group = WorkerGroup(folder=folder, rendezvous=f"{self._name}-0.{self._name}:{_PORT}", run=run)
-        self._config = config
+        self._folder, self._config, self._run, self._pods = folder, config, run, pods
+        # The folder's own name for all launches: a new launcher finds the Job that an earlier one left.
+        place = [f"{kind}/{name}" for kind, name, path in pods.volumes if Path(folder).is_relative_to(path)]
+        self._name = f"latentfaces-{hashlib.sha256(os.fsencode(':'.join([*place, folder]))).hexdigest()[:12]}"
+        self._uid = ""  # the Job's; "" before there is one of ours
         self._leave_with = 0
         self._trouble: Trouble | None = None
         self._trouble_since = self._told_at = 0.0
-        self._made_room_at = 0.0
-        self._resume_at: float | None = None  # where the Job is suspended
+        self._placed_at = 0.0  # when the Job was last given all its pods
+        self._resume_at: float | None = None  # where it has none for a while
         self._over = threading.Event()
 
     def run(self, check: Callable[[], object]) -> None:
@@ -478,132 +521,142 @@ class _Launch:
                 self._create()
                 log.start()
                 self._wait(check)
-                self._over.set()
-                log.join(_LOG_SECONDS)
+            except kubernetes.client.ApiException as error:
+                sentence = f"the cluster refused what the launcher asked for: {_message(error)}"
+                raise UserError(sentence) if error.status in (400, 422) else RunError(sentence) from None
             finally:
                 self._over.set()
+                if log.ident:
+                    log.join(_REQUEST[0])
                 self._delete()
 
     def _leave(self, number: int, _: object) -> None:
         if self._leave_with:  # asked twice
             sys.exit(self._leave_with)
         self._leave_with = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        self._cluster.patience = LEAVE_SECONDS
 
     def _create(self) -> None:
-        """Creates the Job and what belongs to it, after an earlier one of the same name is gone."""
+        """Creates the Job and what belongs to it, after an earlier launcher's and its pods are gone."""
         cluster, namespace = self._cluster, self._home.namespace
-        made = manifests(self._name, self._home, self._group, self._config, self._pods, secrets.token_hex(32))
-        deadline = time.monotonic() + 4 * _GRACE_SECONDS
-        creators = {
-            "Job": cluster.batch.create_namespaced_job,
-            "Secret": cluster.core.create_namespaced_secret,
-            "Service": cluster.core.create_namespaced_service,
-            "NetworkPolicy": cluster.networking.create_namespaced_network_policy,
-        }
-        for kind, create in creators.items():
-            created = None
-            while created is None:
-                try:
-                    created = cluster.call(create, namespace, made[kind])
-                except kubernetes.client.ApiException as error:
-                    if error.status != 409 or time.monotonic() > deadline:
-                        raise RunError(f"the workers' {kind} can't be made: {_message(error)}") from None
-                    if kind == "Job":
-                        self._delete("Foreground")  # an earlier launcher's, which is gone: the folder is ours
-                    time.sleep(_POLL)  # what belonged to it is not collected yet
-            if kind == "Job":
-                job = {
-                    "apiVersion": "batch/v1",
-                    "kind": kind,
-                    "name": self._name,
-                    "uid": created.metadata.uid,
-                }
-                for other in ("Secret", "Service", "NetworkPolicy"):
-                    made[other]["metadata"]["ownerReferences"] = [job]
-        self._started = time.monotonic()
-        self._resume()
-        logger.info(
-            "%d workers are the pods of Job %s in namespace %s",
-            self._run_options.workers,
-            self._name,
-            namespace,
+        # Of a name of its own: what an earlier launch left is not met, and what is there already was made
+        # by a request whose answer was lost.
+        self._attempt = f"{self._name}-{secrets.token_hex(3)}"
+        group = WorkerGroup(
+            folder=self._folder, rendezvous=f"{self._name}-0.{self._attempt}:{_PORT}", run=self._run
         )
+        token = secrets.token_hex(32)
+        made = manifests(self._name, self._attempt, self._home, group, self._config, self._pods, token)
+        deadline = time.monotonic() + 4 * _GRACE_SECONDS
+        while (earlier := self._read_job()) or self._list_pods(f"{_JOB}={self._name}"):
+            if time.monotonic() > deadline:
+                raise RunError(f"an earlier Job {self._name} does not end: delete it")
+            if earlier:
+                self._uid = earlier.metadata.uid
+                self._delete("Foreground")
+            time.sleep(_POLL)
+        cluster.create(cluster.batch.create_namespaced_job, namespace, made["Job"])
+        job = self._read_job()
+        if job is None or job.metadata.labels.get(GROUP) != self._attempt:
+            raise RunError(f"someone else makes or deletes the Job {self._name}: start again")
+        self._uid = job.metadata.uid
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self._name, "uid": self._uid}
+        for kind, create in (
+            ("Secret", cluster.core.create_namespaced_secret),
+            ("Service", cluster.core.create_namespaced_service),
+            ("NetworkPolicy", cluster.networking.create_namespaced_network_policy),
+        ):
+            made[kind]["metadata"]["ownerReferences"] = [owner]
+            cluster.create(create, namespace, made[kind])
+        self._started = time.monotonic()
+        self._place()
+        logger.info("the workers are the %d pods of Job %s in %s", self._run.workers, self._name, namespace)
+
+    def _place(self) -> None:
+        """Gives the Job its pods."""
+        self._patch({"parallelism": self._run.workers})
+        self._placed_at, self._resume_at = time.monotonic(), None
+
+    def _make_room(self) -> None:
+        """Takes the Job's pods away, for a time that differs from that of others who do so."""
+        logger.info("not all workers found room: the others make theirs free for a while")
+        self._patch({"parallelism": 0})
+        self._resume_at = time.monotonic() + random.uniform(*_PAUSE)
 
     def _patch(self, spec: dict[str, Any]) -> None:
+        """Changes the Job, and moves its deadline on."""
+        spec["activeDeadlineSeconds"] = int(time.monotonic() - self._started) + _DEADLINE
         self._cluster.call(
             self._cluster.batch.patch_namespaced_job, self._name, self._home.namespace, {"spec": spec}
         )
+        self._renew_at = time.monotonic() + lease.RENEWAL
 
-    def _suspend(self) -> None:
-        """Makes room for others, for a time that differs from theirs."""
-        logger.info("not all workers found room: the others make theirs free for a while")
-        self._patch({"suspend": True})
-        self._resume_at = time.monotonic() + random.uniform(*_SUSPENSION)
-
-    def _resume(self) -> None:
-        # The deadline counts from the start before, until Kubernetes has set that anew.
-        self._patch({"suspend": False, "activeDeadlineSeconds": self._new_deadline()})
-        self._started = self._made_room_at = time.monotonic()
-        self._resume_at = None
-
-    def _new_deadline(self) -> int:
-        return int(time.monotonic() - self._started) + _DEADLINE
+    def _read_job(self) -> Any:
+        """Returns the Job of our name, or None."""
+        try:
+            return self._cluster.call(
+                self._cluster.batch.read_namespaced_job, self._name, self._home.namespace
+            )
+        except kubernetes.client.ApiException as error:
+            if error.status != 404:
+                raise
+            return None
 
     def _delete(self, propagation: str = "Background") -> None:
-        with suppress(kubernetes.client.ApiException):  # it is gone already
-            self._cluster.call(
-                self._cluster.batch.delete_namespaced_job,
-                self._name,
-                self._home.namespace,
-                propagation_policy=propagation,
-            )
+        """Deletes the Job, if it still is the one that we know."""
+        if self._uid:
+            with suppress(kubernetes.client.ApiException):  # it is gone already, or another one has its name
+                self._cluster.call(
+                    self._cluster.batch.delete_namespaced_job,
+                    self._name,
+                    self._home.namespace,
+                    body={"propagationPolicy": propagation, "preconditions": {"uid": self._uid}},
+                )
 
     def _wait(self, check: Callable[[], object]) -> None:
         """Waits until the Job has ended, and tells what keeps it from running."""
-        renew_at = 0.0
+        seen_at = time.monotonic()
         while True:
             check()
             if self._leave_with:
                 self._end_early()
-            try:
-                job = self._cluster.call(
-                    self._cluster.batch.read_namespaced_job, self._name, self._home.namespace
-                )
-                conditions = {
-                    each.type: each for each in job.status.conditions or () if each.status == "True"
-                }
-                if "Complete" in conditions:
-                    return
-                pods = self._list_pods()
-                if failed := conditions.get("FailureTarget") or conditions.get("Failed"):
-                    if failed.reason != "DeadlineExceeded":
-                        self._fail(failed.message, pods)
-                    logger.warning(
-                        "the cluster took the launcher for dead: all go on from the last checkpoint"
-                    )
-                    self._create()
-                    continue
-                if self._resume_at is None:
-                    self._look_for_trouble(job, pods)
-                elif time.monotonic() > self._resume_at:
-                    self._resume()
-                if self._resume_at is None and time.monotonic() > renew_at:
-                    renew_at = time.monotonic() + lease.RENEWAL
-                    self._patch({"activeDeadlineSeconds": self._new_deadline()})
-            except kubernetes.client.ApiException as error:
-                if error.status == 404:
+            job = self._read_job()
+            if job is None or job.metadata.uid != self._uid:
+                if is_finished(storage.resolve(self._folder), self._config):
+                    return  # it ended while the API was out of order, and was cleared away
+                if time.monotonic() - seen_at < lease.RENEWAL:
                     raise RunError(
                         f"the workers' Job {self._name} is gone, someone deleted it: start again to go on"
-                    ) from None
-                raise RunError(f"the cluster refused the launcher: {_message(error)}") from None
+                    )
+                self._go_on()
+                continue
+            seen_at = time.monotonic()
+            conditions = {each.type: each for each in job.status.conditions or () if each.status == "True"}
+            if "Complete" in conditions:
+                return
+            failed = conditions.get("FailureTarget") or conditions.get("Failed")
+            if failed and failed.reason == "DeadlineExceeded":
+                self._go_on()
+                continue
+            pods = self._list_pods(f"{GROUP}={self._attempt}")
+            if failed:
+                self._fail(pods)
+            if self._resume_at is None:
+                self._look_for_trouble(pods)
+            elif seen_at > self._resume_at:
+                self._place()
+            if seen_at > self._renew_at:
+                self._patch({})
             time.sleep(_POLL)
 
-    def _list_pods(self) -> dict[int, Any]:
+    def _go_on(self) -> None:
+        logger.warning("the cluster took the launcher for dead: all go on from the last checkpoint")
+        self._create()
+
+    def _list_pods(self, selector: str) -> dict[int, Any]:
         """Returns each worker's newest pod."""
         listed = self._cluster.call(
-            self._cluster.core.list_namespaced_pod,
-            self._home.namespace,
-            label_selector=f"{GROUP}={self._name}",
+            self._cluster.core.list_namespaced_pod, self._home.namespace, label_selector=selector
         )
         pods = sorted(listed.items, key=lambda pod: pod.metadata.creation_timestamp)
         return {int(pod.metadata.annotations[_INDEX]): pod for pod in pods}
@@ -612,12 +665,13 @@ class _Launch:
         """Ends the workers, who save a checkpoint, and waits until they have."""
         self._delete("Foreground")
         deadline = time.monotonic() + LEAVE_SECONDS + 10
-        while time.monotonic() < deadline and self._list_pods():
+        while time.monotonic() < deadline and self._list_pods(f"{GROUP}={self._attempt}"):
             time.sleep(_POLL)
         sys.exit(self._leave_with)
 
-    def _fail(self, message: str, pods: dict[int, Any]) -> NoReturn:
+    def _fail(self, pods: dict[int, Any]) -> NoReturn:
         """Tells why the first worker that failed did."""
+        workers = self._run.workers
         for index, pod in sorted(pods.items()):
             state = _state(pod)
             if state.terminated is None or state.terminated.exit_code in (0, PEER_LOST, TERMINATED):
@@ -629,93 +683,90 @@ class _Launch:
                 said = f"its memory of {limit} was full: give more with --memory"
             elif status not in (OWN_ERROR, USER_ERROR) or not said:
                 said = f"its pod {pod.metadata.name} ended with status {status}{f': {said}' if said else ''}"
-            text = f"worker {index} of {self._run_options.workers}: {said}"
+            text = f"worker {index} of {workers}: {said}"
             raise UserError(text) if status == USER_ERROR else RunError(text)
-        raise RunError(f"the workers' Job failed: {printable(str(message))}")
+        raise RunError(
+            f"one of the {workers} workers' pods was killed or deleted more than {self._run.max_restarts} "
+            "times: give more --max-restarts, or look who does that"
+        )
 
-    def _look_for_trouble(self, job: Any, pods: dict[int, Any]) -> None:
+    def _look_for_trouble(self, pods: dict[int, Any]) -> None:
         """Tells what keeps workers from starting, and gives up when it has lasted too long.
 
         Raises:
             UserError or RunError: the sentence.
         """
         now = time.monotonic()
-        trouble = self._find_trouble(job, pods)
+        trouble = self._find_trouble(pods)
         running = [pod for pod in pods.values() if pod.status.phase in ("Running", "Succeeded")]
         if trouble is None:
-            if len(running) == self._run_options.workers:
+            if len(running) == self._run.workers:
                 self._trouble = None
             return
         if self._trouble is None or trouble.then != self._trouble.then:
             self._trouble_since, self._told_at = now, float("-inf")
         self._trouble = trouble
         if now - self._trouble_since >= trouble.patience:
-            waited = f" for {trouble.patience / 60:g} minutes" if trouble.patience > _IMAGE_PATIENCE else ""
+            waited = f" for {trouble.patience / 60:g} minutes" if trouble.patience > _MISTAKE_PATIENCE else ""
             text = f"{trouble.what}{waited}: {trouble.then}"
             raise UserError(text) if trouble.is_mistake else RunError(text)
         if now - self._trouble_since >= _TROUBLE_SHOWN and now - self._told_at >= _TELLING:
             self._told_at = now
             logger.warning("waiting: %s", trouble.what)
         # Before those that are there have waited too long at the rendezvous
-        long = self._run_options.rendezvous_seconds / 2
-        if trouble.is_want_of_room and running and now - max(self._made_room_at, self._trouble_since) >= long:
-            self._suspend()
+        long = self._run.rendezvous_seconds / 2
+        if not trouble.is_mistake and running and now - max(self._placed_at, self._trouble_since) >= long:
+            self._make_room()
 
-    def _find_trouble(self, job: Any, pods: dict[int, Any]) -> Trouble | None:
+    def _find_trouble(self, pods: dict[int, Any]) -> Trouble | None:
         """Returns what keeps a worker from starting, if anything does."""
         patience = 60 * self._pods.pending_minutes
-        for index in range(self._run_options.workers):
+        for index in range(self._run.workers):
             pod = pods.get(index)
-            if pod is None:
-                if (job.status.active or 0) + (job.status.succeeded or 0) < self._run_options.workers:
-                    if refused := self._newest_event(self._name, "FailedCreate"):
-                        return Trouble(
-                            f"the cluster makes no pod for worker {index} ({refused})",
-                            "wait for other work to end, ask for less, or have the quota raised",
-                            patience,
-                            is_want_of_room=True,
-                        )
+            if pod is None or pod.status.phase == "Failed" or pod.metadata.deletion_timestamp:
+                if refused := self._newest_event(self._uid, "FailedCreate"):
+                    what = f"the cluster makes no pod for worker {index} ({refused})"
+                    if "exceeded quota" in refused:
+                        then = "wait for other work to end, ask for less, or have the quota raised"
+                        return Trouble(what, then, patience)
+                    return _mistake(what, "ask for what the cluster allows")
                 continue
             if pod.status.phase != "Pending":
                 continue
             for condition in pod.status.conditions or ():
                 if (condition.type, condition.status) == ("PodScheduled", "False"):
+                    said = printable(condition.message or "")[:300]
+                    if "persistentvolumeclaim" in said:
+                        return _mistake(f"a volume of worker {index} is not there ({said})", "check --mount")
                     return Trouble(
-                        f"no node has room for worker {index} ({printable(condition.message or '')[:300]})",
+                        f"no node has room for worker {index} ({said})",
                         "wait for other work to end, add nodes, or ask for less (--gpus-per-worker, --cpu, "
                         "--memory, --node-selector)",
                         patience,
-                        is_want_of_room=True,
                     )
             waiting = _state(pod).waiting
             reason = waiting.reason if waiting else ""
             said = printable((waiting.message if waiting else "") or reason or "")[:300]
             if reason in _NO_IMAGE:
-                return Trouble(
-                    f"the image {pod.spec.containers[0].image} of worker {index} can't be pulled ({said})",
-                    "check its name, and the secret for its registry (--image-pull-secret)",
-                    0 if reason in _HOPELESS else _IMAGE_PATIENCE,
-                    is_mistake=True,
-                )
+                what = f"the image {pod.spec.containers[0].image} of worker {index} can't be pulled ({said})"
+                then = "check its name, and the secret for its registry (--image-pull-secret)"
+                return _mistake(what, then, 0 if reason in _HOPELESS else _MISTAKE_PATIENCE)
             if reason in _NO_CONTAINER:
-                return Trouble(
-                    f"the container of worker {index} can't be made ({said})",
-                    "check the secrets, variables and volumes that it names",
-                    _IMAGE_PATIENCE,
-                    is_mistake=True,
-                )
-            if event := self._newest_event(pod.metadata.name, "FailedMount", "FailedAttachVolume"):
-                return Trouble(
-                    f"a volume of worker {index} can't be mounted ({event})", "check --mount", patience
-                )
+                what = f"the container of worker {index} can't be made ({said})"
+                return _mistake(what, "check the secrets, variables and volumes that it names")
+            if event := self._newest_event(pod.metadata.uid, "FailedMount", "FailedAttachVolume"):
+                what = f"a volume of worker {index} can't be mounted ({event})"
+                if "not found" in event:
+                    return _mistake(what, "check --mount")
+                return Trouble(what, "check --mount, and the volume's driver", patience)
         return None
 
-    def _newest_event(self, name: str, *reasons: str) -> str:
+    def _newest_event(self, uid: str, *reasons: str) -> str:
         """Returns what the cluster said last of an object, for these reasons; "" if nothing."""
         listed = self._cluster.call(
             self._cluster.core.list_namespaced_event,
             self._home.namespace,
-            field_selector=f"involvedObject.name={name},type=Warning",
+            field_selector=f"involvedObject.uid={uid},type=Warning",
         )
         events = [each for each in listed.items if each.reason in reasons]
         events.sort(key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
@@ -723,15 +774,15 @@ class _Launch:
 
     def _show_log(self) -> None:
         """Shows what worker 0 says, each line once, whichever pod it is and however often the line is cut."""
-        last = ""  # the time of the newest line that was shown
-        uid = None
+        uid, last, shown_at = "", "", 0.0  # of the newest line that was shown
         while True:
             over = self._over.is_set()  # then this is the last look
             with suppress(Exception):  # a log that can't be read must not end the training
-                pod = self._list_pods().get(0)
+                pod = self._list_pods(f"{GROUP}={self._attempt}").get(0)
                 if pod and (_state(pod).running or _state(pod).terminated):
                     if pod.metadata.uid != uid:
                         uid, last = pod.metadata.uid, ""
+                    since = {"since_seconds": int(time.monotonic() - shown_at) + 5} if last else {}
                     stream = self._cluster.core.read_namespaced_pod_log(
                         pod.metadata.name,
                         self._home.namespace,
@@ -740,17 +791,21 @@ class _Launch:
                         timestamps=True,
                         _preload_content=False,
                         _request_timeout=(_REQUEST[0], _LOG_SECONDS),
+                        **since,
                     )
-                    for line in TextIOWrapper(stream, errors="replace"):
-                        at, _, text = line.partition(" ")
+                    for line in TextIOWrapper(stream, errors="replace", newline="\n"):
+                        at, _, text = line.rstrip("\n").partition(" ")
                         at = at.rstrip("Z").ljust(len("2026-01-01T00:00:00.123456789"), "0")
-                        if at > last:
-                            last = at
-                            sys.stderr.write(text)
-                            sys.stderr.flush()
+                        if at > last and at[:1].isdigit():  # else the rest of a line that was cut
+                            last, shown_at = at, time.monotonic()
+                            print(printable(text), file=sys.stderr, flush=True)
             if over:
                 return
             self._over.wait(_POLL)
+
+
+def _mistake(what: str, then: str, patience: float = _MISTAKE_PATIENCE) -> Trouble:
+    return Trouble(what, then, patience, is_mistake=True)
 
 
 def _state(pod: Any) -> Any:

@@ -34,6 +34,9 @@ ImageShape = tuple[int, int, int]
 DROPOUT = 0.2  # in the discriminators; the book's
 
 
+_AVERAGES = 4  # how often the time over which weights are averaged fits into the run, at least
+
+
 @dataclass(frozen=True, kw_only=True)
 class DCGANConfig(TrainConfig):
     """What is trained, for a DCGAN.
@@ -41,7 +44,7 @@ class DCGANConfig(TrainConfig):
     Attributes:
         rebalance: whether a discriminator that overpowers the generator is weakened.
         ema_decay: decay of the exponential moving average of the generator's weights that is saved, or 0 to
-            save the generator itself.
+            save the generator itself; less in a short run, whose average would else be its beginning.
     """
 
     rebalance: bool = option(False, help="Weaken a discriminator that overpowers the generator.")
@@ -94,7 +97,8 @@ class DCGAN(Model):
         self._config = config
         self.networks = build(config.preset, config.image_shape, config.latent_dim)
         self._generator, self._discriminator = self.networks.values()
-        self.generator_optimizer = optimizer.adam(config, ema_decay=config.ema_decay)
+        at_most = max(0.0, 1 - _AVERAGES / max(config.steps, 1))
+        self.generator_optimizer = optimizer.adam(config, ema_decay=min(config.ema_decay, at_most))
         self.discriminator_optimizer = optimizer.adam(config)
         self.generator_optimizer.build(self._generator.trainable_variables)
         self.discriminator_optimizer.build(self._discriminator.trainable_variables)
