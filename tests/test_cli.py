@@ -1,6 +1,7 @@
-"""The command line as a user meets it: a process, its exit status and what it prints."""
+"""The command line as a user meets it: exit status and what it prints, of a process where that matters."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import typer.testing
@@ -71,17 +73,42 @@ MISTAKES = [
 ]
 
 
+def invoke(*arguments):
+    """Runs a command in this process, whose logging and environment are afterwards as they were."""
+    loggers = [logging.getLogger(), logging.getLogger("latentfaces")]
+    levels = [logger.level for logger in loggers]
+    with mock.patch.dict(os.environ), mock.patch.multiple(loggers[0], handlers=[], filters=[]):
+        result = typer.testing.CliRunner().invoke(app, arguments)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    return result
+
+
 @pytest.mark.parametrize(("command", "names"), MISTAKES, ids=[command for command, _ in MISTAKES])
-def test_a_mistake_is_told_in_one_sentence_before_anything_is_done(places, monkeypatch, command, names):
+def test_a_mistake_is_told_in_one_sentence_before_anything_is_done(places, command, names):
     before = tree(places["tmp"])
-    result = run(*command.format(**places).split())
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr and "Traceback" not in result.stdout
+    result = invoke(*command.format(**places).split())
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output
+    assert "Traceback" not in result.output
     errors = [line for line in result.stderr.splitlines() if "error:" in line]
     assert errors and names.format(**places) in errors[0], result.stderr
     assert not list(places["tmp"].rglob("*.tfrecord")) and not list(places["tmp"].rglob("*.keras"))
     if not command.startswith("run"):  # which keeps a log
         assert tree(places["tmp"]) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("train vae --dataset {tmp}/empty --output {out} --preset small", "it has no dataset.json"),
+        ("run --source {celeba} --root {out} --param image_size=30", "these are 30x30"),
+    ],
+)
+def test_the_installed_command_ends_with_status_2_and_no_library_says_anything(places, command, says):
+    result = run(*command.format(**places).split())
+    assert (result.returncode, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert "latentfaces: error: " in line and says in line
 
 
 def test_a_bucket_that_does_not_exist(bucket, celeba, tiny_dataset):
@@ -108,8 +135,8 @@ def test_every_option_is_explained():
 
 
 def compiled(*arguments, folder):
-    result = run("compile", "--output", folder / "faces.yaml", *arguments)
-    assert result.returncode == 0, result.stderr
+    result = invoke("compile", "--output", str(folder / "faces.yaml"), *arguments)
+    assert result.exit_code == 0, result.output
     return list(yaml.safe_load_all((folder / "faces.yaml").read_text()))
 
 
@@ -155,28 +182,21 @@ def many(celeba, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", ["preprocess", "train"])
-def test_ctrl_c_ends_without_a_traceback(many, tiny_dataset, tmp_path, command):
+def test_ctrl_c_ends_without_a_traceback(many, tmp_path):  # while training: test_launch.py
     output = tmp_path / "out"
-    arguments, sign = {
-        "preprocess": (["--source", many], "*/*.tfrecord*"),
-        "train": (["gan", "--dataset", tiny_dataset, "--preset", "small"], "samples/*.png"),
-    }[command]
     process = subprocess.Popen(
-        [COMMAND, command, *map(str, arguments), "--output", output],
+        [COMMAND, "preprocess", "--source", many, "--output", output],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list(output.glob(sign)):
+    while not list(output.glob("*/*.tfrecord*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in "".join(printed), printed
-    assert not list(output.glob("dataset.json")) and not list(
-        output.glob(sign if command == "preprocess" else "x")
-    )
+    assert not list(output.glob("dataset.json")) and not list(output.glob("*/*.tfrecord*"))
 
 
 def test_a_reader_that_stops_is_no_error():

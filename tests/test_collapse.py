@@ -8,8 +8,9 @@ import pytest
 from conftest import history, make_dataset
 
 from latentfaces.common.config import RunOptions
+from latentfaces.common.models import settle
 from latentfaces.components.train import loop
-from latentfaces.components.train.models.dcgan import is_overpowered
+from latentfaces.components.train.models.dcgan import DCGAN, is_overpowered
 from latentfaces.components.train.monitor import Monitor
 from latentfaces.components.train.run import configure
 
@@ -40,7 +41,8 @@ def train(noise, tmp_path, caplog):
     return train
 
 
-def test_an_overpowered_generator_is_told_with_advice(train):
+@pytest.mark.slow  # by default, the same run with rebalance, and below, what is told
+def test_a_generator_is_overpowered_and_it_is_told_with_advice(train):
     rows, told = train(rebalance=False)
     first = next(index for index, row in enumerate(rows) if is_overpowered(row))
     assert "the discriminator overpowers the generator" in told[0]
@@ -64,6 +66,33 @@ def test_rebalance_gives_the_generator_a_chance_and_is_recorded(train):
     last = rows[-4:]
     assert not any(map(is_overpowered, last))
     assert np.mean([row["discriminator_loss"] for row in last]) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("rebalance", "advice", "watched"),
+    [
+        (
+            False,
+            "lower the discriminator's learning rate and raise its dropout, as --rebalance does",
+            [{}, {}, {}],
+        ),
+        (
+            True,
+            "its learning rate is lowered and its dropout raised",
+            [
+                {"discriminator_learning_rate": rate, "discriminator_dropout": dropout}
+                for rate, dropout in ((3e-4, 0.2), (1.5e-4, 0.3), (7.5e-5, 0.4))
+            ],
+        ),
+    ],
+)
+def test_an_overpowered_generator_is_told_once_with_advice(caplog, rebalance, advice, watched):
+    model = DCGAN(settle("gan", {"preset": "small", "rebalance": rebalance}, (16, 16, 3)))
+    rows = [{"discriminator_loss": loss, "generator_loss": 4.5} for loss in (0.3, 0.04, 0.03)]
+    assert [model.watch(row) for row in rows] == [pytest.approx(each) for each in watched]
+    [told] = warnings(caplog)
+    assert "the discriminator overpowers the generator (its loss is 0.040, the generator's 4.5)" in told
+    assert told.endswith(advice)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ STEPS = 300
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
 TOKEN = "secret"
 RUN = ["--preset", "book", "--batch-size", "24", "--steps", str(STEPS), "--seed", "7"]
-OFTEN = ["--log-steps", "20", "--checkpoint-steps", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +189,7 @@ def test_a_terminated_run_saves_and_goes_on_whatever_the_number_of_workers(start
     saved = run.step()
     assert f"leaving; the checkpoint of step {saved} is saved" in run.log() and 0 < saved < STEPS
     assert_none_left(tmp_path)
-    shutil.copytree(tmp_path / "run", tmp_path / "three")
+    shutil.copytree(tmp_path / "run", tmp_path / "alone")
 
     run = start(tmp_path / "run", *often)
     run.wait_until(lambda: f"goes on from step {saved} of {STEPS}" in run.log())
@@ -201,9 +200,9 @@ def test_a_terminated_run_saves_and_goes_on_whatever_the_number_of_workers(start
     assert_same_bits(run.output, uninterrupted)
     assert_none_left(tmp_path)
 
-    run = start(tmp_path / "three", "--log-steps", "20", workers=3)
+    run = start(tmp_path / "alone", "--log-steps", "20", workers=1)
     assert run.end() == 0, run.log()
-    ours, theirs = history(tmp_path / "three"), history(uninterrupted)
+    ours, theirs = history(tmp_path / "alone"), history(uninterrupted)
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for name in ("loss", "reconstruction_loss"):
         np.testing.assert_allclose(
@@ -211,28 +210,29 @@ def test_a_terminated_run_saves_and_goes_on_whatever_the_number_of_workers(start
         )
 
 
-def test_damaged_checkpoints_are_passed_over_and_if_all_are_nothing_is_trained(
-    start, uninterrupted, tmp_path
-):
+def test_where_no_checkpoint_can_be_read_nothing_is_trained(start, uninterrupted, tmp_path):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    (folder / "decoder.keras").unlink()
+    for index in folder.glob("checkpoints/*/state.index"):
+        index.write_bytes(b"")
+    run = start(folder, workers=1)
+    assert run.end() == 2, run.log()
+    assert f"no checkpoint in {folder}/checkpoints can be read" in run.log()
+    assert "restart" not in run.log()
+
+
+@pytest.mark.slow  # test_checkpoints.py has the same without processes
+def test_a_damaged_checkpoint_is_passed_over(start, tmp_path):
     run = start(tmp_path / "run", "--log-steps", "20", "--checkpoint-steps", "290", workers=1)
     assert run.end() == 0, run.log()
     weights = (run.output / "decoder.keras").read_bytes()
     (run.output / "decoder.keras").unlink()
-    newest, before = (run.output / "checkpoints" / name for name in ("00000300", "00000290"))
-    data = newest / "state.data-00000-of-00001"
+    data = run.output / "checkpoints" / "00000300" / "state.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-1000])
     run = start(run.output, "--log-steps", "20", workers=1)
     assert run.end() == 0, run.log()
     assert "checkpoint of step 300 can't be read" in run.log() and "goes on from step 290" in run.log()
     assert len((run.output / "decoder.keras").read_bytes()) == len(weights)
-
-    (run.output / "decoder.keras").unlink()
-    for folder in (newest, before):
-        (folder / "state.index").write_bytes(b"")
-    run = start(run.output, workers=1)
-    assert run.end() == 2, run.log()
-    assert f"no checkpoint in {run.output}/checkpoints can be read" in run.log()
-    assert "restart" not in run.log()
 
 
 @pytest.mark.slow
@@ -337,7 +337,7 @@ def test_ctrl_c_saves_a_checkpoint_and_one_worker_opens_no_port(start, tmp_path)
     run.process.send_signal(signal.SIGINT)
     assert run.end(30) == 130, run.log()
     assert f"leaving; the checkpoint of step {run.step()} is saved" in run.log() and run.step() > 0
-    assert "Aborted." in run.log() and "stranger" not in run.log()
+    assert "Aborted." in run.log() and "stranger" not in run.log() and "Traceback" not in run.log()
 
 
 def test_workers_on_one_machine_can_be_reached_by_no_one_else(start, tmp_path):
@@ -382,13 +382,7 @@ def test_a_second_run_in_the_folder_is_refused_while_the_first_one_lives(start, 
     second = start(first.output, "--log-steps", "20", workers=1)
     assert second.end() == 2
     assert f"{first.output} is in use by another process" in second.log()
-    assert first.end() == 0, first.log()
-
-
-def test_a_different_run_in_the_folder_is_refused(start, uninterrupted):
-    run = start(uninterrupted, "--batch-size", "12")
-    assert run.end() == 2
-    assert "holds a run whose batch_size is 24, and 12 is asked for" in run.log()
+    assert first.process.poll() is None, first.log()
 
 
 def test_an_agent_that_comes_when_all_is_done_ends_well(uninterrupted):

@@ -10,6 +10,8 @@ from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.train.run import train
 from latentfaces.preprocessing import job
 
+pytestmark = pytest.mark.slow  # with fewer steps, most digits are not there yet
+
 OPTIONS = {"preset": "book", "batch_size": 64, "steps": 1600, "seed": 2}
 
 
