@@ -124,6 +124,12 @@ class Promoted:
                 return each
         return None
 
+    def was_promoted(self, run: str, model: str) -> bool:
+        """Whether a run's model is, or once was, the one to use."""
+        return any(
+            (each.run, each.model) == (run, model) and each.decision != REJECTED for each in self.history
+        )
+
     def before(self, model: str) -> str | None:
         """Returns the run that was the promoted one before the one that is, or None; not what was undone."""
         runs: list[str] = []
@@ -162,6 +168,8 @@ def read(root: str) -> Promoted:
 
 def update(root: str, change: Callable[[Promoted], Promoted]) -> Promoted:
     """Replaces a root's `promoted.json`, whoever else does so at the same time.
+
+    Who promotes a model makes sure in a block of `nothing_removed` that it is there, and calls this in it.
 
     Args:
         root: local or `gs://`.

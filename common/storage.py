@@ -141,7 +141,8 @@ def _read_local(path: Path | str, start: int, length: int | None) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+            kind = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+            raise OSError(kind, "not a regular file", str(path))
         rest = max(0, status.st_size - start)
         wanted = rest if length is None else min(length, rest)
         data = os.pread(descriptor, wanted, start)

@@ -22,8 +22,10 @@ Root = Annotated[str, typer.Option(help="The pipeline's folder, local or gs://."
 def promoted(root: Root) -> None:
     """Show which models are promoted, and the newest decisions."""
     from latentfaces.common.promoted import REJECTED, model_folder, read
+    from latentfaces.common.root import check_root
 
     with reporting():
+        check_root(root)
         present = read(root)
         if not present.models:
             typer.echo(f"No model is promoted in {root}")
@@ -59,15 +61,15 @@ def rollback(
     root: Root,
     to: Annotated[str, typer.Option(help="Run; by default each model's that was promoted before.")] = "",
     model: Annotated[
-        str, typer.Option(help=f"One of {', '.join(MODELS)}; by default all that are promoted.")
+        str, typer.Option(help=f"One of {', '.join(MODELS)}; by default all that were promoted.")
     ] = "",
 ) -> None:
-    """Make models of an earlier run the promoted ones again."""
+    """Make models of an earlier run the promoted ones."""
     from latentfaces.components.promote.rollback import rollback
 
     with reporting():
         for each in rollback(root, to, model):
-            typer.echo(f"The promoted {find_model(each.model).title} is that of run {each.run} again")
+            typer.echo(f"The promoted {find_model(each.model).title} is now that of run {each.run}")
 
 
 @commands.command()
@@ -88,7 +90,9 @@ def generate(
 
     with reporting():
         find_model(model)
-        if bool(root) == bool(model_folder):
+        if not root and not model_folder:
+            raise UserError("no model is named: give --root or --model-folder")
+        if root and model_folder:
             raise UserError("--root and --model-folder are two ways to name a model: give one of them")
         if root:
             run = read(root).models.get(model)

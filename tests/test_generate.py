@@ -81,12 +81,12 @@ def test_mistakes_are_told_in_a_sentence_and_nothing_is_made(root, tmp_path, cap
     save_model(tmp_path / "odd", "gan", "generator", small_generator((8, 8, 2), 4), (8, 8, 2))
     output = tmp_path / "out"
     for arguments, says in (
-        ([], "two ways to name a model: give one of them"),
+        ([], "no model is named: give --root or --model-folder"),
         (["--root", root, "--model-folder", root], "two ways to name a model: give one of them"),
         (["--root", root, "--model", "vae"], "no vae is promoted"),
         (["--root", root, "--model", "diffusion"], "model diffusion is unknown"),
         (["--root", tmp_path / "none"], "no gan is promoted"),
-        (["--model-folder", root / "runs" / "r1" / "vae"], "holds a vae, not a gan"),
+        (["--model-folder", root / "runs" / "r1" / "vae"], "holds a vae, not a gan: give --model vae"),
         (["--model-folder", tmp_path / "stranger"], "is not a layer that is known to be safe"),
         (["--model-folder", tmp_path / "odd"], "makes images of 2 channels"),
     ):

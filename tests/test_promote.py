@@ -1,6 +1,8 @@
 """Promotion, with generators that make what real images are like, more or less, without any training."""
 
+import contextlib
 import json
+import logging
 import shutil
 
 import keras
@@ -9,14 +11,18 @@ import pytest
 from conftest import make_dataset, photograph
 from kfp import dsl
 
+from latentfaces.common import root as root_module
 from latentfaces.common import storage
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.models import MODELS
-from latentfaces.common.promoted import PROMOTED, REJECTED, ROLLED_BACK, Promoted, read
+from latentfaces.common.promoted import PROMOTED, REJECTED, ROLLED_BACK, Decision, Promoted, read, update
+from latentfaces.common.root import nothing_removed
 from latentfaces.components.evaluate import distances
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.promote import promote as module
+from latentfaces.components.promote import rollback as rollback_module
 from latentfaces.components.promote.component import promote as component
+from latentfaces.components.promote.judge import Judge
 from latentfaces.components.promote.promote import promote
 from latentfaces.components.promote.rollback import rollback
 
@@ -93,7 +99,7 @@ def run(data, models, tmp_path, monkeypatch):
     """Puts a run's models in the root and promotes them; returns the decisions by model."""
     monkeypatch.setattr(distances, "RESAMPLES", 40)
 
-    def run(run_id, vae="good", gan="good", spoil=lambda folder: None, content=PAGE, **options):
+    def run(run_id, vae="good", gan="good", spoil=lambda folder: None, content=PAGE, dataset=data, **options):
         folder = tmp_path / "runs" / run_id
         for family, kind in {"vae": vae, "gan": gan}.items():
             shutil.copytree(models / kind / family, folder / family)
@@ -101,7 +107,7 @@ def run(data, models, tmp_path, monkeypatch):
         (folder / "evaluation").mkdir()
         (folder / "evaluation" / "report.html").write_bytes(content)
         page = str(folder / "evaluation" / "report.html")
-        return {each.model: each for each in promote(str(data), str(tmp_path), run_id, page, **options)}
+        return {each.model: each for each in promote(str(dataset), str(tmp_path), run_id, page, **options)}
 
     return run
 
@@ -170,6 +176,7 @@ def poison(folder):
 FAULTS = [
     (truncate, "generator.keras' can't be loaded as a safe Keras model"),
     (remove, "has no discriminator.keras"),
+    (lambda folder: to_folder(folder / "gan" / "discriminator.keras"), "discriminator.keras is a folder"),
     (poison, "gives values that are not finite"),
     (collapse, "its samples are alike, a sign of mode collapse: at the end of training they differed 0.31"),
     (not_a_number, "they differed nan times"),
@@ -177,7 +184,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "why"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
+@pytest.mark.parametrize(("fault", "why"), FAULTS, ids=[why for _, why in FAULTS])
 def test_what_is_damaged_or_collapsed_is_not_even_promoted_first(run, tmp_path, fault, why):
     made = run("first", spoil=fault)
     assert made["gan"].decision == REJECTED and why in made["gan"].why
@@ -198,9 +205,55 @@ def test_a_retry_decides_nothing_anew(run, data, tmp_path):
 
 def test_who_was_promoted_meanwhile_is_who_it_is_compared_with(run, tmp_path, monkeypatch):
     run("first")
-    monkeypatch.setattr(module, "read", lambda root: Promoted())  # as it was when the long work began
+    stale, measured = [Promoted()], []  # as it was when the long work began
+
+    def measure(self, run, model, measure=Judge._measure):
+        measured.append(run)
+        with nothing_removed(str(tmp_path)):  # others need not wait for it
+            return measure(self, run, model)
+
+    monkeypatch.setattr(module, "read", lambda root: stale.pop() if stale else read(root))
+    monkeypatch.setattr(Judge, "_measure", measure)
+    monkeypatch.setattr(root_module, "_WAIT", 0.0)
     made = run("second", gan="spoiled")["gan"]
-    assert made.decision == REJECTED and made.against == "first"
+    assert made.decision == REJECTED and made.against == "first" and "first" in measured
+
+
+def test_no_model_is_promoted_while_others_remove_runs_or_after_they_removed_it(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(root_module, "_WAIT", 0.0)
+    with nothing_removed(str(tmp_path)), pytest.raises(UserError, match="in use by another process"):
+        run("first")
+
+    @contextlib.contextmanager
+    def removing(root):  # as if one had waited for that
+        with nothing_removed(root) as lease:
+            (tmp_path / "runs" / "second" / "gan" / "discriminator.keras").unlink()
+            yield lease
+
+    monkeypatch.setattr(module, "nothing_removed", removing)
+    with pytest.raises(RunError, match="gan was removed by another run while it was judged"):
+        run("second")
+    assert not read(str(tmp_path)).history
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 30), ("test", 19), ("test", 1)])
+def test_what_the_images_are_is_told_and_by_few_nothing_is_compared(run, data, tmp_path, split, count):
+    run("first")
+    splits = {"train": pictures(30, 2), **({"test": pictures(count, 3)} if split == "test" else {})}
+    few = make_dataset(tmp_path / "few", **splits)
+    made = run("second", gan="other", dataset=few)["gan"]
+    if split == "train":
+        assert "its distance from 30 train images, since none are held out, is" in made.why
+        assert made.standard_error > 0
+    else:
+        assert made.decision == REJECTED and made.standard_error is None
+        assert f"too few: the test split has {count}, and 20 are needed" in made.why
+        assert run("third", vae="spoiled", dataset=few)["vae"].decision == REJECTED
+
+
+def to_folder(file):
+    file.unlink()
+    file.mkdir()
 
 
 def shrink(folder):
@@ -215,6 +268,7 @@ def shrink(folder):
     [
         (shrink, "was trained for images of 8x8x3, and the data set's are 16x16x3"),
         (shutil.rmtree, "has no config.json"),
+        (lambda folder: to_folder(folder / "gan" / "generator.keras"), "generator.keras is a folder"),
     ],
 )
 def test_what_cannot_be_compared_any_more_is_replaced_and_that_is_told(run, tmp_path, change, why):
@@ -234,13 +288,13 @@ def test_a_file_that_can_not_be_read_is_no_reason_to_promote_or_to_reject(run, t
         def spoil(folder, place=place):
             file = tmp_path / "runs" / place / "gan" / name
             file.rename(file.with_suffix(".kept"))
-            file.mkdir()  # which gives an error when it is read, as a volume that fails does
+            file.symlink_to(file)  # which gives an error when it is read, as a volume that fails does
 
         with pytest.raises(OSError, match=name):
             run(run_id, spoil=spoil)
         assert (tmp_path / "promoted.json").read_bytes() == before
         kept = tmp_path / "runs" / place / "gan" / name
-        kept.rmdir()
+        kept.unlink()
         kept.with_suffix(".kept").rename(kept)
 
 
@@ -286,10 +340,12 @@ def test_the_component_works_on_a_bucket_and_with_the_evaluations_own_report(dat
     assert set(read(root).models) == set(MODELS)
 
 
-def test_one_goes_back_to_what_loads(run, tmp_path):
+def test_one_goes_back_to_what_loads(run, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     root = str(tmp_path)
-    with pytest.raises(UserError, match="there is nothing to go back to"):
+    with pytest.raises(UserError, match="is no pipeline's root, for it has no folder runs"):
         rollback(root)
+    assert list(tmp_path.iterdir()) == []
     run("first")
     with pytest.raises(UserError, match="none was promoted before: name another run with --to"):
         rollback(root)
@@ -299,13 +355,17 @@ def test_one_goes_back_to_what_loads(run, tmp_path):
     assert back.why == "rolled back from second" and read(root).history[-1] == back
     assert read(root).models == {"vae": "first", "gan": "first"}
 
+    (again,) = rollback(root, to="second")  # not the GAN, which was rejected
+    assert again.model == "vae" and "not of run second, where it was never promoted: gan" in caplog.text
+    rollback(root, to="first")
     rollback(root, to="second", model="gan")  # whatever was decided about it
     assert read(root).models == {"vae": "first", "gan": "second"}
     truncate(tmp_path / "runs" / "first")
     before = (tmp_path / "promoted.json").read_bytes()
     for to, model, why in (
         ("first", "", "generator.keras' can't be loaded"),
-        ("third", "", "has no config.json"),
+        ("third", "", "or never were: name one with --model"),
+        ("third", "gan", "has no config.json"),
         ("../first", "", "can't be a folder's name"),
         ("second", "gan", "the models of run second are promoted already"),
         ("second", "diffusion", "model diffusion is unknown"),
@@ -313,3 +373,20 @@ def test_one_goes_back_to_what_loads(run, tmp_path):
         with pytest.raises(UserError, match=why):
             rollback(root, to, model)
     assert (tmp_path / "promoted.json").read_bytes() == before
+
+
+def test_one_goes_back_from_what_is_promoted_when_nobody_else_writes(run, tmp_path, monkeypatch):
+    root = str(tmp_path)
+    for run_id in ("first", "second", "third"):
+        run(run_id, gan="spoiled")
+
+    @contextlib.contextmanager
+    def late(root):  # while it waited, another one went back
+        with nothing_removed(root) as lease:
+            back = Decision(run="second", model="vae", decision=ROLLED_BACK, why="it was faster")
+            update(root, lambda present: present.decide(back))
+            yield lease
+
+    monkeypatch.setattr(rollback_module, "nothing_removed", late)
+    (back,) = rollback(root, model="vae")
+    assert (back.run, back.against) == ("first", "second")

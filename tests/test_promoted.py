@@ -140,6 +140,11 @@ def command(*arguments):
 
 
 def test_the_command_shows_what_is_promoted_and_why(tmp_path, root):
+    for name in ("promoted", "rollback"):
+        done = command(name, "--root", root)
+        assert done.exit_code == 2 and "is no pipeline's root" in done.output
+        assert storage.entries(storage.resolve(root)) == []
+    storage.write(storage.resolve(root) / "runs" / "r1" / "run.json", b"")
     done = command("promoted", "--root", root)
     assert done.exit_code == 0 and f"No model is promoted in {root}" in done.output
     odd = "[red]it is better[/red]"

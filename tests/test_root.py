@@ -1,8 +1,10 @@
 """A pipeline's root: its runs, and how those that nothing points to are removed."""
 
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -103,6 +105,12 @@ def test_a_run_s_name_never_leaves_the_root(name):
         run_folder("gs://bucket/root", name)
 
 
+@pytest.mark.parametrize("root", ["gs://bucket/a//b", "gs://bucket//a", "gs://bucket/a/../b"])
+def test_a_root_whose_name_changes_when_it_is_joined_is_refused(root):
+    with pytest.raises(UserError, match="can't be used: write it without //"):
+        run_folder(root, "one")
+
+
 def test_the_newest_the_promoted_and_the_current_run_stay_with_their_data_sets(root):
     for number, (name, dataset) in enumerate(
         {"promoted": A, "old": A, "older": B, "current": C, "x": A, "newest": A}.items(), 1
@@ -143,7 +151,7 @@ def test_a_run_that_is_not_finished_stays_while_something_is_written(root, monke
         "vae/samples/me.jpg",
         "mine/encoder.keras",
         "evaluation/.gitignore",
-        ".x/y",
+        *(".x/y", ".diary-20260101", "vae/checkpoints/thesis.docx", "gan/logs/.my_notes-20260101"),
     ],
 )
 def test_what_holds_a_stranger_s_file_stays_and_is_told(root, caplog, name):
@@ -156,6 +164,9 @@ def test_what_holds_a_stranger_s_file_stays_and_is_told(root, caplog, name):
     assert f"{folder} stays, though nothing points to it: it holds {name}, which is not ours" in caplog.text
 
     storage.delete(folder / name)
+    if root.startswith("/"):
+        with contextlib.suppress(OSError):  # others of ours are in it
+            (folder / name).parent.rmdir()
     data = make_dataset(root, A)
     storage.write(data / "mine.tfrecord", b"mine")
     storage.write(storage.resolve(root) / "datasets" / "my-own" / "dataset.json", b"mine")
@@ -206,17 +217,43 @@ def test_a_stranger_s_link_stays_and_what_it_leads_to(tmp_path):
     folder = make_run(str(root), "old", A, day(1))
     make_run(str(root), "new", B, day(2))
     (tmp_path / "mine.txt").write_text("mine")
-    for target in ("mine.txt", "nowhere"):
-        (folder / "link").symlink_to(tmp_path / target)
+    (tmp_path / "folder").mkdir()
+    for name, target in itertools.product(
+        ("link", "vae/samples/epoch-0009.png"), ("mine.txt", "folder", "no")
+    ):
+        (folder / name).symlink_to(tmp_path / target)
+        before = sorted(root.rglob("*"))
         prune(str(root), 1, tuple, "new")
-        assert (folder / "vae" / "encoder.keras").exists()
-        (folder / "link").unlink()
+        assert sorted(root.rglob("*")) == before
+        (folder / name).unlink()
+    (folder / "vae" / "empty").mkdir()
+    prune(str(root), 1, tuple, "new")
+    assert (folder / "vae" / "encoder.keras").exists()
+    (folder / "vae" / "empty").rmdir()
     # a link in the place of a run is none
     elsewhere = make_run(str(tmp_path / "elsewhere"), "run", A, day(1))
     (root / "runs" / "linked").symlink_to(elsewhere)
     files = set(storage.list_files(elsewhere))
     prune(str(root), 1, tuple, "new")
     assert present(str(root)) == {"new"} and set(storage.list_files(elsewhere)) == files
+
+
+@pytest.mark.parametrize("fault", ["damaged", "linked", "unmounted"])
+def test_no_data_set_is_removed_as_long_as_a_run_does_not_tell_its_own(tmp_path, caplog, fault):
+    root = tmp_path / "root"
+    folder, elsewhere = make_run(str(root), "old", A, day(1)), tmp_path / "elsewhere"
+    make_run(str(root), "new", B, day(2))
+    make_dataset(str(root), A)
+    if fault == "damaged":
+        (folder / "run.json").write_text("{")
+    else:
+        folder.rename(elsewhere)
+        folder.symlink_to(elsewhere if fault == "linked" else tmp_path / "nowhere")
+    prune(str(root), 1, tuple, "new")
+    assert find_dataset(dataset_folder(str(root), A)) and "runs/old tells which one it uses" in caplog.text
+    shutil.rmtree(folder) if fault == "damaged" else folder.unlink()
+    prune(str(root), 1, tuple, "new")
+    assert present(str(root)) == {"new"}
 
 
 def test_what_cannot_be_removed_does_not_fail_a_run(tmp_path, monkeypatch, caplog):

@@ -134,13 +134,31 @@ def test_weights_that_changed_since_are_refused_but_checkpoints_go_on(tiny_datas
     folder = root / "runs" / "r3" / "vae"
     config = settle(tiny_dataset, folder, "vae", steps=2)
     shutil.copytree(root / "runs" / "r2" / "vae", root / "runs" / "r1" / "vae", dirs_exist_ok=True)
-    with pytest.raises(UserError, match="can't be read .they are others than those that it began from"):
+    told = "can't be read .they are others than those that it began from.: remove .*/runs/r3/vae, and start"
+    with pytest.raises(UserError, match=told):
         loop.train(config, RUN, folder)
     config = dataclasses.replace(config, initial_digest="", initial_run="")
     loop.train(config, RUN, folder)
     began = dataclasses.replace(config, initial_run="r1", steps=3)
     loop.train(began, RUN, folder)  # from the checkpoint of step 2, which needs them no more
     assert [row["step"] for row in csv.DictReader((folder / "history.csv").open())] == ["1", "2", "3"]
+
+
+def test_weights_of_another_network_are_told_and_none_is_used(tiny_dataset, root, tmp_path, caplog):
+    shutil.copy(root / "runs/r1/vae/encoder.keras", root / "runs/r1/gan/discriminator.keras")
+    folders = [root / "runs" / run / "gan" for run in ("r3", "r4")]
+    for folder, warm in zip(folders, (True, False), strict=True):
+        loop.train(settle(tiny_dataset, folder, "gan", warm_start=warm), RUN, folder)
+    assert "the GAN starts from scratch" in caplog.text and "fits another discriminator" in caplog.text
+    for ours, cold in zip(*(weights(folder, "gan") for folder in folders), strict=True):
+        np.testing.assert_array_equal(ours, cold)
+
+
+def test_an_output_below_a_link_or_beside_another_lies_in_the_root(tiny_dataset, root, tmp_path):
+    (root / "runs" / "r3").mkdir()
+    (tmp_path / "link").symlink_to(root / "runs" / "r3")
+    for folder in (tmp_path / "link" / "vae", root / "runs" / "r3" / "gan" / ".." / "vae2"):
+        assert settle(tiny_dataset, folder, "vae").initial_run == "r1"
 
 
 def test_an_output_outside_a_root_and_a_damaged_pointer_are_told(tiny_dataset, root, tmp_path):
@@ -153,13 +171,14 @@ def test_an_output_outside_a_root_and_a_damaged_pointer_are_told(tiny_dataset, r
 
 
 def test_two_workers_begin_from_the_same_weights_as_one(tiny_dataset, root):
-    rows = []
-    for workers in (1, 2):
-        folder = root / "runs" / f"of{workers}" / "vae"
-        options = {"preset": "small", "steps": 1, "batch_size": 8, "log_steps": 1, "warm_start": True}
-        train("vae", str(tiny_dataset), str(folder), workers=workers, **options)
-        assert read_config(folder).initial_run == "r1"
-        rows.append(next(csv.DictReader((folder / "history.csv").open())))
-    assert float(rows[0]["loss"]) == pytest.approx(float(rows[1]["loss"]), rel=1e-5)
-    cold = next(csv.DictReader((root / "runs" / "r1" / "vae" / "history.csv").open()))
-    assert float(rows[0]["loss"]) != pytest.approx(float(cold["loss"]), rel=1e-2)
+    options = {"preset": "small", "steps": 1, "batch_size": 8, "warm_start": True}
+    one, two = (root / "runs" / run / "vae" for run in ("of1", "of2"))
+    loop.train(settle(tiny_dataset, one, "vae", **options), RUN, one)
+    train("vae", str(tiny_dataset), str(two), workers=2, log_steps=1, **options)
+    assert read_config(one).initial_run == read_config(two).initial_run == "r1"
+    cold = root / "runs" / "r1" / "vae"
+    loss, same, other = (
+        float(next(csv.DictReader((folder / "history.csv").open()))["loss"]) for folder in (one, two, cold)
+    )
+    assert loss == pytest.approx(same, rel=1e-5)
+    assert loss != pytest.approx(other, rel=1e-2)

@@ -37,7 +37,10 @@ def generate(model: str, folder: str, count: int, seed: int, output: str) -> Non
     import_tensorflow()  # which sets up Keras, and so precedes what imports it
     from latentfaces.components.evaluate.models import load_network, read_settings
 
-    height, width, channels = read_settings(folder, model, None)["image_shape"]
+    try:
+        height, width, channels = read_settings(folder, model, None)["image_shape"]
+    except UserError as error:  # whose advice is that for an evaluation
+        raise UserError(str(error).replace("give it as --", "give --model ")) from None
     if channels not in (1, 3):
         raise UserError(f"the model '{folder}' makes images of {channels} channels: give one with 1 or 3")
     file = f"{family.generator}.keras"

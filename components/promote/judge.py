@@ -18,6 +18,7 @@ from latentfaces.components.evaluate.inputs import SAMPLES, Inputs
 from latentfaces.components.evaluate.models import load_model
 
 _AT_ONCE = 64 << 20  # bytes of samples
+_LEAST = 20  # images; by fewer, standard errors come out too small, and noise is promoted
 
 
 class Judge:
@@ -72,17 +73,24 @@ class Judge:
         try:
             self._refuse_collapse(model)
             features = self._measure(self._run, model)
-        except UserError as error:
-            return {"decision": REJECTED, "why": _sentence(str(error))}
+        except (UserError, IsADirectoryError) as error:
+            return {"decision": REJECTED, "why": _sentence(error)}
         distance = frechet_distance(real, features)
         if not against:
             why = "there was no promoted model; its files load and no collapse was flagged"
             return {"decision": PROMOTED, "why": why, "distance": distance}
         try:
             others = self._measure(against, model)
-        except UserError as error:
-            why = _sentence(f"it can't be compared with the promoted model, and takes its place: {error}")
+        except (UserError, IsADirectoryError) as error:
+            why = f"it can't be compared with the promoted model, and takes its place: {_sentence(error)}"
             return {"decision": PROMOTED, "why": why, "distance": distance}
+        split = self._inputs.held_out_split
+        if len(real) < _LEAST:
+            why = (
+                f"the promoted model stays, since the images to compare it by are too few: the {split} split "
+                f"has {len(real)}, and {_LEAST} are needed"
+            )
+            return {"decision": REJECTED, "why": why, "distance": distance}
         found = compare(real, features, others, self._seed)
         difference = found.distance - found.other
         is_worse = difference > self._tolerance * found.standard_error
@@ -92,9 +100,10 @@ class Judge:
             relation = f"{'worse' if difference > 0 else 'better'} by {errors:.1f} standard errors"
             if difference > 0:
                 relation += f", and {self._tolerance:g} are tolerated"
+        images = "train images, since none are held out," if split == "train" else "held-out images"
         return {
             "decision": REJECTED if is_worse else PROMOTED,
-            "why": f"its distance from {len(real):,} held-out images is {found.distance:.4g}, and the "
+            "why": f"its distance from {len(real):,} {images} is {found.distance:.4g}, and the "
             f"promoted model's {found.other:.4g}: it is {relation}",
             "distance": found.distance,
             "against_distance": found.other,
@@ -142,5 +151,6 @@ class Judge:
             )
 
 
-def _sentence(text: str) -> str:
-    return printable(text)[:1000]
+def _sentence(error: UserError | IsADirectoryError) -> str:
+    text = f"{error.filename} is a folder" if isinstance(error, IsADirectoryError) else str(error)
+    return printable(text)[:900]

@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from latentfaces.common import storage
 from latentfaces.common.config import EvaluateOptions
+from latentfaces.common.errors import RunError
 from latentfaces.common.models import MODELS, find_model
 from latentfaces.common.program import import_tensorflow
-from latentfaces.common.promoted import Decision, Promoted, PromoteOptions, read, update
-from latentfaces.common.root import FINISHED, prune, run_folder
+from latentfaces.common.promoted import (
+    PROMOTED,
+    Decision,
+    Promoted,
+    PromoteOptions,
+    model_folder,
+    read,
+    update,
+)
+from latentfaces.common.root import FINISHED, nothing_removed, prune, run_folder
 from latentfaces.components.promote.section import put, render
 
 logger = logging.getLogger(__name__)
@@ -39,7 +49,8 @@ def promote(
 
     Raises:
         UserError: if an option is wrong, there is no data set, or `promoted.json` is damaged.
-        RunError: if the report is not one of the evaluation, or `promoted.json` can't be replaced.
+        RunError: if the report is not one of the evaluation, `promoted.json` can't be replaced, or another
+            run has removed this one meanwhile.
     """
     settings, seed = PromoteOptions(**options), EvaluateOptions(seed=seed).seed
     page = storage.resolve(evaluation)
@@ -49,12 +60,19 @@ def promote(
 
     judge = Judge(dataset, root, run_id, settings.tolerance, seed)
 
-    def decide(present: Promoted) -> Promoted:
+    def judged(present: Promoted) -> list[Decision]:
         open_ones = [name for name in MODELS if not present.decided(run_id, name)]
-        return present.decide(*(judge.decide(name, present.models.get(name, "")) for name in open_ones))
+        return [judge.decide(name, present.models.get(name, "")) for name in open_ones]
 
-    decide(read(root))  # the long work, which the judge remembers: meanwhile others may write
-    present = update(root, decide)
+    while True:
+        seen = read(root)
+        judged(seen)  # the long work, which the judge remembers: meanwhile others may write, and remove runs
+        with nothing_removed(root) as lease:
+            if read(root).models == seen.models:  # else there is more of it
+                _check_there(root, judged(seen))
+                lease.check()
+                present = update(root, lambda present: present.decide(*judged(present)))
+                break
     decisions = [decision for name in MODELS if (decision := present.decided(run_id, name))]
     for each in decisions:
         title = find_model(each.model).title
@@ -65,3 +83,12 @@ def promote(
     storage.write(mark, (json.dumps(told, indent=2) + "\n").encode())
     prune(root, settings.keep, lambda: read(root).needed, run_id)
     return decisions
+
+
+def _check_there(root: str, decisions: Sequence[Decision]) -> None:
+    """Raises `RunError` if a model that is to be promoted was removed while it was judged."""
+    for each in decisions:
+        folder = storage.resolve(model_folder(root, each.run, each.model))
+        files = [folder / f"{name}.keras" for name in find_model(each.model).network_names]
+        if each.decision == PROMOTED and not all(map(storage.is_file, files)):
+            raise RunError(f"{folder} was removed by another run while it was judged: train again")

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,9 @@ def choose(config: TrainConfig, folder: AnyPath) -> TrainConfig:
 
 
 def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model]) -> None:
-    """Gives networks the weights that `choose` has settled.
+    """Gives networks the weights that `choose` has settled, on every worker and at every retry the same.
+
+    If they are of other networks, which only a network can tell, all keep those that they have.
 
     Args:
         config: of the run, as `config.json` in its folder has it.
@@ -80,29 +83,42 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
         found = _networks(source, config)
         if hashlib.sha256(b"".join(found.values())).hexdigest() != config.initial_digest:
             raise ValueError("they are others than those that it began from")
-        for name, network in networks.items():
-            copy = portable(network)  # under whose layers the weights were saved
-            with tempfile.TemporaryDirectory() as scratch:
-                file = Path(scratch) / f"{name}.keras"
-                file.write_bytes(found[name])
-                copy.load_weights(file)
-            network.set_weights(copy.get_weights())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"the weights in {source}, from which this run begins, can't be read ({brief(error)}): train in "
-            "another folder"
+            f"the weights in {source}, from which this run begins, can't be read ({brief(error)}): remove "
+            f"{folder}, and start again"
         ) from None
+    weights = {}
+    for name, network in networks.items():
+        copy = portable(network)  # under whose layers the weights were saved
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / f"{name}.keras"
+            file.write_bytes(found[name])
+            try:
+                copy.load_weights(file)
+            except (ValueError, KeyError, TypeError) as error:
+                title = find_model(config.model).title
+                logger.warning(
+                    "the %s starts from scratch: %s fits another %s (%s)", title, source, name, brief(error)
+                )
+                return
+        weights[name] = copy.get_weights()
+    for name, network in networks.items():
+        network.set_weights(weights[name])
 
 
 def _root(folder: AnyPath) -> str:
-    """The root of a pipeline in which a model folder lies."""
-    place = folder.absolute() if isinstance(folder, Path) else folder
-    if place.parent.parent.name != "runs":
-        raise UserError(
-            f"--warm-start looks for the promoted model in a pipeline's root, and {folder} lies in none: "
-            "give an output such as ROOT/runs/RUN/MODEL"
-        )
-    return str(place.parent.parent.parent)
+    """The root of a pipeline in which a model folder lies; links may lead there, or out of there."""
+    places: Sequence[AnyPath] = [folder]
+    if isinstance(folder, Path):
+        places = [folder.absolute()] * (".." not in folder.parts) + [folder.resolve()]
+    for place in places:
+        if place.parent.parent.name == "runs":
+            return str(place.parent.parent.parent)
+    raise UserError(
+        f"--warm-start looks for the promoted model in a pipeline's root, and {folder} lies in none: "
+        "give an output such as ROOT/runs/RUN/MODEL"
+    )
 
 
 def _networks(source: AnyPath, config: TrainConfig) -> dict[str, bytes]:
