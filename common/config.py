@@ -168,6 +168,11 @@ class EvaluateOptions:
         minimum=0,
         maximum=math.inf,
     )
+    features: str = option(
+        "attributes",
+        help="Network whose features images are compared by: the attribute classifier's, or random ones.",
+        choices=("attributes", "random"),
+    )
 
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""

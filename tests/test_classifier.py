@@ -16,7 +16,9 @@ def striped(count, seed):
 def test_it_learns_what_can_be_seen_and_repeats_itself():
     images, attributes = striped(400, seed=0)
     others, truth = striped(200, seed=1)
-    first, again, other = (train_classifier(images, attributes, seed, steps=60)(others) for seed in (3, 3, 4))
+    first, again, other = (
+        train_classifier(images, attributes, seed, steps=60)[0](others) for seed in (3, 3, 4)
+    )
     assert first.shape == (200, 2) and accuracy(first, truth).min() > 0.98
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -24,8 +26,9 @@ def test_it_learns_what_can_be_seen_and_repeats_itself():
 
 def test_bytes_and_floats_are_read_alike():
     images, attributes = striped(100, seed=0)
-    read = train_classifier(images, attributes, seed=0, steps=2)
+    read, features = train_classifier(images, attributes, seed=0, steps=2)
     np.testing.assert_allclose(read(images), read(images / np.float32(255)), atol=1e-6)
+    assert features(images).shape == (100, 128) and features(images).min() >= 0
 
 
 def test_accuracy_and_learnable_columns():
@@ -39,7 +42,7 @@ def test_accuracy_and_learnable_columns():
 def test_large_images_are_read_at_a_smaller_size():
     images = np.random.default_rng(0).integers(0, 256, (50, 128, 64, 3), np.uint8)
     attributes = np.random.default_rng(1).integers(0, 2, (50, 1))
-    read = train_classifier(images, attributes, seed=0, steps=1)
+    read, _ = train_classifier(images, attributes, seed=0, steps=1)
     larger = images.repeat(3, axis=1).repeat(3, axis=2)
-    read_larger = train_classifier(larger, attributes, seed=0, steps=1)
+    read_larger, _ = train_classifier(larger, attributes, seed=0, steps=1)
     np.testing.assert_allclose(read_larger(larger), read(images), atol=1e-3)

@@ -1,15 +1,25 @@
+import dataclasses
 import itertools
 
 import cv2
 import numpy as np
+import prdc
 import pytest
 import scipy.linalg
 import tensorflow as tf
 from conftest import photograph
+from sklearn.metrics.pairwise import polynomial_kernel
 
 from latentfaces.common import images as arrays
 from latentfaces.common.images import diversity
-from latentfaces.components.evaluate.distances import FEATURES, compare, feature_network, frechet_distance
+from latentfaces.components.evaluate.distances import (
+    FEATURES,
+    compare,
+    feature_network,
+    frechet_distance,
+    kernel_distance,
+    manifolds,
+)
 from latentfaces.components.evaluate.metrics import reconstruction
 from latentfaces.components.evaluate.metrics.reconstruction import mean_squared_error, psnr
 
@@ -95,6 +105,40 @@ def test_what_two_models_have_in_common_is_no_uncertainty():
     assert near.standard_error < far.standard_error / 10
     assert compare(real, one, one, 0).standard_error == 0
     assert compare(real, one, alike, 0) == near
+
+
+def test_the_kernel_distance_is_that_of_its_definition():
+    a, b = gaussian(60, 1), gaussian(80, 2, mean=0.3)
+    blocks = []
+    for x, y in zip(np.array_split(a, 10), np.array_split(b, 10), strict=True):
+        one = [polynomial_kernel([p], [q])[0, 0] for i, p in enumerate(x) for j, q in enumerate(x) if i != j]
+        two = [polynomial_kernel([p], [q])[0, 0] for i, p in enumerate(y) for j, q in enumerate(y) if i != j]
+        blocks.append(np.mean(one) + np.mean(two) - 2 * polynomial_kernel(x, y).mean())
+    value, error = kernel_distance(a, b)
+    assert value == pytest.approx(np.mean(blocks), rel=1e-9)
+    assert error == pytest.approx(np.std(blocks, ddof=1) / np.sqrt(10), rel=1e-9)
+
+
+def test_the_kernel_distance_has_no_bias_and_tells_how_sure_it_is():
+    same = [kernel_distance(gaussian(100, seed), gaussian(100, seed + 1)) for seed in range(0, 60, 2)]
+    values, errors = np.array(same).T
+    assert abs(values.mean()) < 3 * values.std(ddof=1) / np.sqrt(len(values))
+    assert 0.5 < values.std(ddof=1) / errors.mean() < 2
+    value, error = kernel_distance(gaussian(100, 1), gaussian(100, 2, mean=0.5))
+    assert value > 5 * error
+    with pytest.raises(ValueError, match="needs 20 images"):
+        kernel_distance(gaussian(19, 1), gaussian(100, 2))
+
+
+def test_precision_recall_density_and_coverage_are_those_of_prdc():
+    real, samples = gaussian(150, 1), gaussian(120, 2, mean=0.2, scale=0.7)
+    expected = prdc.compute_prdc(real, samples, nearest_k=5)
+    assert dataclasses.asdict(manifolds(real, samples)) == pytest.approx(expected, abs=1e-9)
+    assert expected["recall"] < expected["precision"]
+    same = manifolds(real, real)
+    assert same.precision == same.recall == same.coverage == same.density == 1
+    apart = manifolds(real, samples + 100)
+    assert dataclasses.asdict(apart) == dict.fromkeys(("precision", "recall", "density", "coverage"), 0)
 
 
 def faces(count, seed, size=24):

@@ -26,6 +26,7 @@ from latentfaces.components.evaluate import inputs
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.figures.manifold import manifold
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
+from latentfaces.components.evaluate.metrics.memorisation import memorisation
 from latentfaces.components.evaluate.registry import (
     FIGURES,
     METRICS,
@@ -72,6 +73,13 @@ def perfect_decoder(shape):
     return keras.Model(latents, keras.layers.Reshape(shape)(latents))
 
 
+def random_encoder(shape, latent_dim):
+    images = keras.Input(shape)
+    start = keras.initializers.GlorotNormal(seed=2)
+    mean = keras.layers.Dense(latent_dim, kernel_initializer=start)(keras.layers.Flatten()(images))
+    return keras.Model(images, [mean, 0 * mean])
+
+
 def random_generator(shape, latent_dim):
     latents = keras.Input((latent_dim,))
     start = keras.initializers.GlorotNormal(seed=1)
@@ -107,6 +115,7 @@ def contents(folder):
 def test_everything_is_written_and_the_metrics_returned(faces, result):
     names = [
         "real", "gan_samples", "reconstructions", "vae_samples", "interpolations", "concept_smiling",
+        "gan_nearest", "vae_nearest",
     ]  # fmt: skip
     expected = {"metrics.json", "report.html", *(f"grids/{name}.png" for name in names)}
     assert contents(faces / "out").keys() == expected
@@ -124,6 +133,49 @@ def test_a_perfect_vae_scores_perfectly(result):
         assert row["real_share"] == pytest.approx(attributes[:, index].mean())
         assert row["guessing"] == max(row["real_share"], 1 - row["real_share"])
         assert 0 <= row["gan_share"] <= 1 and 0 <= row["vae_share"] <= 1
+
+
+def test_distances_tell_real_images_from_noise(result):
+    found = result["distances"]
+    assert (found["features"], found["count"]) == ("attributes", 60)
+    perfect, train, noise = (found[name] for name in ("vae_reconstructions", "train", "gan_samples"))
+    assert perfect["frechet_distance"] == pytest.approx(0, abs=1e-6) and perfect["precision"] == 1
+    assert perfect["kernel_distance"] < 0 < perfect["kernel_distance_error"]
+    assert train["frechet_distance"] < noise["frechet_distance"] / 3
+    assert train["coverage"] > 0.8 > 0.2 > noise["coverage"]
+    assert train["kernel_distance"] < noise["kernel_distance"]
+
+
+def test_principal_components_are_the_line_to_beat(faces, result, tmp_path):
+    # as many as there are values in an image lose nothing, and are no compression
+    assert "principal_components_psnr_db" not in result["vae"]
+    folder = tmp_path / "vae"
+    encoder, decoder = random_encoder(SHAPE, 20), random_generator(SHAPE, 20)
+    save_model(folder, "vae", SHAPE, 20, encoder=encoder, decoder=decoder)
+    metrics = evaluate(str(faces / "data"), str(tmp_path / "out"), {"vae": str(folder)})
+    train, held_out = (draw(SIZES[split], seed)[0] / 255 for seed, split in ((0, "train"), (2, "test")))
+    mean = train.reshape(len(train), -1).mean(axis=0)
+    _, _, axes = np.linalg.svd(train.reshape(len(train), -1) - mean, full_matrices=False)
+    centred = held_out.reshape(len(held_out), -1) - mean
+    made = np.clip(centred @ axes[:20].T @ axes[:20] + mean, 0, 1)
+    expected = -10 * np.log10(np.mean(np.square(made - held_out.reshape(len(held_out), -1))))
+    assert metrics["vae"]["principal_components_psnr_db"] == pytest.approx(expected, abs=0.1)
+
+
+def test_a_model_that_copies_is_found_out(faces, tmp_path):
+    class Copies:
+        inputs = Inputs(str(faces / "data"), {}, 0)
+        title = "VAE"
+
+    inputs = Copies.inputs
+    inputs.__dict__["held_out_features"] = np.random.default_rng(0).normal(size=(400, 8))
+    inputs.__dict__["train_features"] = np.random.default_rng(1).normal(size=(500, 8))
+    Copies.sample_features = inputs.train_features[:200] + 1e-3
+    assert memorisation(Copies).numbers["memorised_share"] == 1
+    Copies.sample_features = np.random.default_rng(2).normal(size=(1000, 8))
+    assert memorisation(Copies).numbers["memorised_share"] == pytest.approx(0.01, abs=0.02)
+    rows, apart = inputs.nearest_train(inputs.train_features[[7, 3]])
+    assert rows.tolist() == [7, 3] and apart.max() < 1e-9
 
 
 def test_the_smile_comes_and_goes_along_its_vector(result):
@@ -179,7 +231,7 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
     (output / "grids" / "mine.png").touch()
     data = make_dataset(tmp_path / "unlabelled", **{split: draw(10, seed=2)[0] for split in SIZES})
     metrics = evaluate(str(data), str(output), {"gan": str(faces / "gan")}, seed=1)
-    grids = {"grids/real.png", "grids/gan_samples.png", "grids/mine.png"}
+    grids = {"grids/real.png", "grids/gan_samples.png", "grids/gan_nearest.png", "grids/mine.png"}
     assert contents(output).keys() == grids | {"metrics.json", "report.html"}
     assert metrics.keys() == {"seed", "held_out", "real", "gan", "notes"}
     samples = "grids/gan_samples.png"
@@ -207,7 +259,14 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
         assert note in metrics["notes"][0] and "no attributes" in metrics["notes"][1]
         assert "attributes" not in metrics and "concept" not in metrics
         names = {path.stem for path in (folder / "out" / "grids").iterdir()}
-        assert names == {"real", "reconstructions", "vae_samples", "interpolations", "manifold"}
+        assert names == {
+            "real",
+            "reconstructions",
+            "vae_samples",
+            "vae_nearest",
+            "interpolations",
+            "manifold",
+        }
 
 
 def test_the_manifold_grows_to_the_right_and_upwards_by_the_quantiles_of_the_data():
@@ -290,12 +349,18 @@ def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, 
     row = metrics["attributes"]["Smiling"]
     assert row["ae_reconstruction_accuracy"] == row["reconstruction_accuracy"]
     names = ["reconstructions", "interpolations", "concept_smiling"]
-    expected = {"real", "vae_samples", "ae_samples", *names, *(f"ae_{name}" for name in names)}
+    expected = {"real", *(f"{model}_{name}" for model in ("vae", "ae") for name in ("samples", "nearest"))}
+    expected |= {*names, *(f"ae_{name}" for name in names)}
     assert {path.stem for path in (output / "grids").iterdir()} == expected
     page = (output / "report.html").read_text()
     assert "<h3>AE: Reconstructions</h3>" in page and "<dt>AE: Reconstruction error (PSNR)</dt>" in page
     evaluate(str(faces / "data"), str(output), {"vae": str(faces / "vae")})
-    assert {path.stem for path in (output / "grids").iterdir()} == {"real", "vae_samples", *names}
+    assert {path.stem for path in (output / "grids").iterdir()} == {
+        "real",
+        "vae_samples",
+        "vae_nearest",
+        *names,
+    }
 
 
 def test_mistakes_are_told_before_anything_is_made(faces, tmp_path):

@@ -8,13 +8,17 @@ from keras import layers
 from latentfaces.common.images import to_float
 from latentfaces.components.evaluate.models import Network
 
+FEATURES = 128
+
 _BATCH = 64
 _FILTERS = 32
 _SMALLEST = 4  # pixels of the last feature map's side, at least
 _LARGEST = 128  # pixels of the side that is read; larger images are averaged down, for the sake of memory
 
 
-def train_classifier(images: np.ndarray, attributes: np.ndarray, seed: int, steps: int = 450) -> Network:
+def train_classifier(
+    images: np.ndarray, attributes: np.ndarray, seed: int, steps: int = 450
+) -> tuple[Network, Network]:
     """Trains a convolutional network with one sigmoid for each attribute.
 
     Convolutions with stride 2 down to a map of 4 to 7 pixels, each normalized over one image's channels
@@ -28,7 +32,8 @@ def train_classifier(images: np.ndarray, attributes: np.ndarray, seed: int, step
         steps: batches of 64 images.
 
     Returns:
-        images, uint8 or float32 in [0, 1], to probabilities float32 [N, A].
+        Of images, uint8 or float32 in [0, 1]: the network that gives the attributes' probabilities, float32
+        [N, A], and the one that gives the features of its last layer but one, float32 [N, `FEATURES`].
     """
     rng = np.random.default_rng(seed)
     model = _build(images.shape[1:], attributes.shape[1], rng)
@@ -48,7 +53,8 @@ def train_classifier(images: np.ndarray, attributes: np.ndarray, seed: int, step
         batch = images[rows]
         batch[mirrored] = batch[mirrored, :, ::-1]
         train(tf.constant(to_float(batch)), tf.constant(attributes[rows], tf.float32))
-    return Network(model, "the attribute classifier")
+    name = "the attribute classifier"
+    return Network(model, name), Network(keras.Model(model.input, model.layers[-2].output), name)
 
 
 def learnable(attributes: np.ndarray, least: int) -> np.ndarray:
@@ -74,5 +80,5 @@ def _build(image_shape: tuple[int, ...], outputs: int, rng: np.random.Generator)
         x = layers.Conv2D(filters, 4, strides=2, padding="same", kernel_initializer=start())(x)
         x = layers.ReLU()(layers.GroupNormalization(8)(x))
         filters = min(2 * filters, 128)
-    x = layers.Dense(128, activation="relu", kernel_initializer=start())(layers.Flatten()(x))
+    x = layers.Dense(FEATURES, activation="relu", kernel_initializer=start())(layers.Flatten()(x))
     return keras.Model(images, layers.Dense(outputs, activation="sigmoid", kernel_initializer=start())(x))

@@ -8,10 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from scipy.spatial.distance import cdist
 
+from latentfaces.components.evaluate.classifier import FEATURES
 from latentfaces.components.evaluate.models import Network
 
-FEATURES = 128
+NEIGHBOURS = 5  # of which precision, recall, density and coverage look at the farthest, as in Naeem et al.
+BLOCKS = 10  # of the kernel distance
+
 RESAMPLES = 200  # by which standard errors are estimated, to about 5 %
 
 _FILTERS = 32
@@ -58,6 +62,75 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     """
     a, b = (_moments(rows, np.ones((1, len(rows)))) for rows in (features, others))
     return float(_distances(a, b)[0])
+
+
+def kernel_distance(features: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """Returns the kernel distance of two sets of features, and its standard error.
+
+    It is the squared maximum mean discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018,
+    arXiv:1801.01401): without bias, so it may be below 0. The sets, [N, D] and [M, D], are cut into ten
+    blocks, of which each gives an estimate of its own; their mean is returned, and its standard error.
+
+    Raises:
+        ValueError: if a set has fewer than 20 rows.
+    """
+    if min(len(features), len(others)) < 2 * BLOCKS:
+        raise ValueError(f"a kernel distance needs {2 * BLOCKS} images of each kind")
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a.astype(np.float64) @ b.T.astype(np.float64) / a.shape[1] + 1) ** 3
+
+    def mean_without_diagonal(values: np.ndarray) -> float:
+        return float((values.sum() - np.trace(values)) / (len(values) * (len(values) - 1)))
+
+    found = [
+        mean_without_diagonal(kernel(a, a)) + mean_without_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
+        for a, b in zip(np.array_split(features, BLOCKS), np.array_split(others, BLOCKS), strict=True)
+    ]
+    return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(BLOCKS))
+
+
+@dataclass(frozen=True)
+class Manifolds:
+    """How two sets of images lie among one another, all shares but `density`.
+
+    Attributes:
+        precision: of the samples, those that lie among real images (Kynkäänniemi et al. 2019,
+            arXiv:1904.06991): within the distance of a real image from its fifth nearest.
+        recall: of the real images, those that lie among samples.
+        density: how many real images' neighbourhoods a sample lies in, 1 being as many as real images do
+            (Naeem et al. 2020, arXiv:2002.09797); may be above 1.
+        coverage: of the real images, those with a sample in their neighbourhood.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifolds(real: np.ndarray, features: np.ndarray) -> Manifolds:
+    """Compares features of samples, [M, D], with those of real images, [N, D].
+
+    Both are more than `NEIGHBOURS`.
+    """
+    of_real, of_samples = (_radii(each) for each in (real, features))
+    apart = cdist(real, features)
+    near_real, near_samples = apart < of_real[:, None], apart < of_samples
+    return Manifolds(
+        precision=float(near_real.any(axis=0).mean()),
+        recall=float(near_samples.any(axis=1).mean()),
+        density=float(near_real.sum(axis=0).mean() / NEIGHBOURS),
+        coverage=float((apart.min(axis=1) < of_real).mean()),
+    )
+
+
+def _radii(features: np.ndarray) -> np.ndarray:
+    """How far each row's `NEIGHBOURS`-th nearest other is, [N]."""
+    radii: np.ndarray = np.partition(cdist(features, features), NEIGHBOURS, axis=1)[
+        :, NEIGHBOURS
+    ]  # 0 is itself
+    return radii
 
 
 @dataclass(frozen=True)

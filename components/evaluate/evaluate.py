@@ -52,7 +52,7 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
     from latentfaces.components.evaluate.metrics import METRICS
     from latentfaces.components.evaluate.report import render
 
-    inputs = Inputs(dataset, models, settings.seed)
+    inputs = Inputs(dataset, models, settings.seed, settings.features)
     place = storage.resolve(output)
     with hold(place) as lease:
         folder.claim(place, lease)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import read_dataset
@@ -16,7 +17,7 @@ from latentfaces.common.examples import load_split
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
-from latentfaces.components.evaluate import classifier, concepts, latents
+from latentfaces.components.evaluate import classifier, concepts, distances, latents
 from latentfaces.components.evaluate.models import Network, load_network, read_settings
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,11 @@ class TrainedModel:
         return self.generate(latents.sample(count, self.latent_dim, self.inputs.seed))
 
     @functools.cached_property
+    def sample_features(self) -> np.ndarray:
+        """The samples' features, float32 [N, F]."""
+        return self.inputs.feature_network(self.samples)
+
+    @functools.cached_property
     def sample_predictions(self) -> np.ndarray:
         """What the attribute classifier reads off the samples, float32 [N, A]."""
         return self.inputs.classifier(self.samples)
@@ -146,6 +152,11 @@ class Autoencoder(TrainedModel):
         return self.generate(self.means)
 
     @functools.cached_property
+    def reconstruction_features(self) -> np.ndarray:
+        """The reconstructions' features, float32 [M, F]."""
+        return self.inputs.feature_network(self.reconstructions)
+
+    @functools.cached_property
     def reconstruction_predictions(self) -> np.ndarray:
         """What the attribute classifier reads off the reconstructions, float32 [M, A]."""
         return self.inputs.classifier(self.reconstructions)
@@ -172,6 +183,7 @@ class Inputs:
         dataset_uri: the data set folder, local or `gs://`.
         models: model folders by the name of their family.
         seed: of samples and classifier.
+        features: name of the network whose features images are compared by.
 
     Attributes:
         dataset: its `dataset.json`.
@@ -186,8 +198,10 @@ class Inputs:
         UserError: if there is no data set or model, or they don't fit one another.
     """
 
-    def __init__(self, dataset_uri: str, models: Mapping[str, str], seed: int) -> None:
-        self.dataset_uri, self.seed = dataset_uri, seed
+    def __init__(
+        self, dataset_uri: str, models: Mapping[str, str], seed: int, features: str = "random"
+    ) -> None:
+        self.dataset_uri, self.seed, self._features = dataset_uri, seed, features
         self.dataset = read_dataset(dataset_uri)
         self.models = [
             (TrainedModel if find_model(name).encoder is None else Autoencoder)(self, name, folder)
@@ -220,11 +234,43 @@ class Inputs:
         return RealImages(self)
 
     @functools.cached_property
-    def classifier(self) -> Network:
-        """Images to probabilities of the attributes, float32 [N, A]; only where there are attributes."""
+    def _classifier(self) -> tuple[Network, Network]:
         real = self.real
         logger.info("evaluate: training the attribute classifier on %d real images", len(real.train))
         return classifier.train_classifier(real.train, real.train_attributes, self.seed)
+
+    @property
+    def classifier(self) -> Network:
+        """Images to probabilities of the attributes, float32 [N, A]; only where there are attributes."""
+        return self._classifier[0]
+
+    @property
+    def feature_source(self) -> str:
+        """Where features come from: "attributes", or "random" if that is asked for or there are no labels."""
+        return self._features if self.real.attribute_names else "random"
+
+    @functools.cached_property
+    def feature_network(self) -> Network:
+        """Images to the features that they are compared by, float32 [N, `classifier.FEATURES`]."""
+        if self.feature_source == "attributes":
+            return self._classifier[1]
+        return distances.feature_network(self.dataset.image_shape)
+
+    @functools.cached_property
+    def train_features(self) -> np.ndarray:
+        """The train images' features, float32 [N, F]."""
+        return self.feature_network(self.real.train)
+
+    @functools.cached_property
+    def held_out_features(self) -> np.ndarray:
+        """The held-out images' features, float32 [M, F]."""
+        return self.feature_network(self.real.held_out)
+
+    def nearest_train(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the row of the nearest train image of each of [N, F] features, and how far it is, [N]."""
+        apart = cdist(features, self.train_features)
+        rows = apart.argmin(axis=1)
+        return rows, apart[np.arange(len(rows)), rows]
 
     @functools.cached_property
     def real_predictions(self) -> np.ndarray:

@@ -4,4 +4,15 @@ from latentfaces.components.evaluate.registry import METRICS, import_modules
 
 __all__ = ["METRICS"]
 
-import_modules(__name__, first=("reconstruction", "diversity", "attributes", "concept"))
+import_modules(
+    __name__,
+    first=(
+        "distances",
+        "reconstruction",
+        "principal_components",
+        "diversity",
+        "memorisation",
+        "attributes",
+        "concept",
+    ),
+)

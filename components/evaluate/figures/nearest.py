@@ -1,0 +1,23 @@
+"""What samples look like beside the train images that are most like them."""
+
+import numpy as np
+
+from latentfaces.common.images import to_uint8
+from latentfaces.common.pictures import grid, in_rows
+from latentfaces.components.evaluate.inputs import TrainedModel
+from latentfaces.components.evaluate.registry import Picture, register_figure
+
+
+@register_figure("{model}_nearest", about=TrainedModel)
+def nearest(model: TrainedModel) -> Picture:
+    """The 16 samples that are nearest to a train image, each above that."""
+    rows, distances = model.inputs.nearest_train(model.sample_features)
+    first = np.argsort(distances, kind="stable")[:16]
+    pairs = (model.samples[first], model.inputs.real.train[rows[first]])
+    above, below = (in_rows(to_uint8(images), 8) for images in pairs)
+    cells = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
+    caption = (
+        "Above: of all samples those most like a train image. Below each: that train image. A model that "
+        "copies shows the same picture twice."
+    )
+    return Picture(f"{model.title}: nearest train images", caption, grid(cells, rows_in_group=2))

@@ -1,0 +1,25 @@
+"""Whether a model draws what it was shown: how near its samples are to train images."""
+
+import numpy as np
+
+from latentfaces.components.evaluate.inputs import TrainedModel
+from latentfaces.components.evaluate.registry import Fact, Result, percent, register_metric
+
+NEAR = 0.01  # of the held-out images are nearer to a train image than that
+LEAST = 100  # held-out images, by which that can be told
+
+
+@register_metric("{model}", about=TrainedModel)
+def memorisation(model: TrainedModel) -> Result | None:
+    """`memorised_share`: of the samples, those nearer to a train image than 99 % of held-out images are.
+
+    A model that knows the train images no better than any others reaches 1 % too. Near is meant of the
+    features that images are compared by.
+    """
+    inputs = model.inputs
+    if len(inputs.held_out_features) < LEAST:
+        return None
+    limit = np.quantile(inputs.nearest_train(inputs.held_out_features)[1], NEAR)
+    share = float(np.mean(inputs.nearest_train(model.sample_features)[1] < limit))
+    label = f"{model.title} samples as near to a train image as the nearest 1 % of held-out images"
+    return Result({"memorised_share": share}, facts=[Fact(label, percent(share))])
