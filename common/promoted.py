@@ -51,6 +51,12 @@ class PromoteOptions:
         minimum=0,
         maximum=1e6,
     )
+    seed: int = option(
+        0,
+        help="Of all random numbers: the same seed gives the same result.",
+        minimum=0,
+        maximum=math.inf,
+    )
     keep: int = option(5, help="Runs that stay in the root, beside those with promoted models.", minimum=1)
 
     def __post_init__(self) -> None:

@@ -95,7 +95,6 @@ def faces_pipeline(
             dataset=dataset,
             evaluation=evaluated.outputs["Output"],
             **where,
-            **pick(EvaluateOptions, options),
             **pick(PromoteOptions, options),
         )
         promoted.set_caching_options(False)  # another model may have been promoted meanwhile

@@ -12,8 +12,8 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 from latentfaces.common import images as arrays
 from latentfaces.common.images import diversity
+from latentfaces.components.evaluate.classifier import FEATURES
 from latentfaces.components.evaluate.distances import (
-    FEATURES,
     compare,
     feature_network,
     frechet_distance,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.options import parameters
 from latentfaces.common.promoted import PromoteOptions
 from latentfaces.components.component import component
 from latentfaces.components.promote import executor
 
-promote = component(executor.promote, [*parameters(EvaluateOptions), *parameters(PromoteOptions)])
+promote = component(executor.promote, parameters(PromoteOptions))

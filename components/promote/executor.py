@@ -26,7 +26,7 @@ def promote(
         evaluation: Where the evaluation's report is, local or gs://; it is told there.
         metrics: Whether each model was promoted, the distances, and why.
         report: The report.
-        **options: those of `EvaluateOptions` and `PromoteOptions`.
+        **options: those of `PromoteOptions`.
     """
     from latentfaces.common import storage
     from latentfaces.common.program import reporting

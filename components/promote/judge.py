@@ -13,7 +13,8 @@ from latentfaces.common.errors import UserError, printable
 from latentfaces.common.model_folder import DIVERSE, read_history
 from latentfaces.common.promoted import PROMOTED, REJECTED, Decision, model_folder
 from latentfaces.components.evaluate import latents
-from latentfaces.components.evaluate.distances import FEATURES, compare, feature_network, frechet_distance
+from latentfaces.components.evaluate.classifier import FEATURES
+from latentfaces.components.evaluate.distances import compare, feature_network, frechet_distance
 from latentfaces.components.evaluate.inputs import SAMPLES, Inputs
 from latentfaces.components.evaluate.models import load_model
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentfaces.common import storage
-from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import RunError
 from latentfaces.common.models import MODELS, find_model
 from latentfaces.common.program import import_tensorflow
@@ -28,9 +27,7 @@ from latentfaces.components.promote.section import put, render
 logger = logging.getLogger(__name__)
 
 
-def promote(
-    dataset: str, root: str, run_id: str, evaluation: str, *, seed: int = 0, **options: Any
-) -> list[Decision]:
+def promote(dataset: str, root: str, run_id: str, evaluation: str, **options: Any) -> list[Decision]:
     """Decides about all models of a run; called again for the same run, it tells what was decided.
 
     What is decided goes into `promoted.json` first, then into the evaluation's report, and last into the
@@ -41,7 +38,6 @@ def promote(
         root: the pipeline's folder, local or `gs://`, with the run's models.
         run_id: the run.
         evaluation: the evaluation's `report.html`, local or `gs://`.
-        seed: of samples and resampling.
         **options: those of `PromoteOptions`.
 
     Returns:
@@ -52,13 +48,13 @@ def promote(
         RunError: if the report is not one of the evaluation, `promoted.json` can't be replaced, or another
             run has removed this one meanwhile.
     """
-    settings, seed = PromoteOptions(**options), EvaluateOptions(seed=seed).seed
+    settings = PromoteOptions(**options)
     page = storage.resolve(evaluation)
     put(storage.read(page), "")  # before anything is decided
     import_tensorflow()  # which sets up Keras, and so precedes what imports it
     from latentfaces.components.promote.judge import Judge
 
-    judge = Judge(dataset, root, run_id, settings.tolerance, seed)
+    judge = Judge(dataset, root, run_id, settings.tolerance, settings.seed)
 
     def judged(present: Promoted) -> list[Decision]:
         open_ones = [name for name in MODELS if not present.decided(run_id, name)]

@@ -20,9 +20,7 @@ def principal_components(model: Autoencoder) -> Result | None:
     train = real.train[:FITTED].reshape(len(real.train[:FITTED]), -1)
     if min(train.shape) <= model.latent_dim:
         return None
-    fitted = PCA(model.latent_dim, svd_solver="randomized", random_state=0).fit(
-        to_float(train)
-    )
+    fitted = PCA(model.latent_dim, svd_solver="randomized", random_state=0).fit(to_float(train))
     rows = to_float(real.held_out.reshape(len(real.held_out), -1))
     made = fitted.inverse_transform(fitted.transform(rows)).clip(0, 1).reshape(real.held_out.shape)
     decibels = psnr(mean_squared_error(real.held_out, made))
