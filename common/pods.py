@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,16 @@ _VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _BYTES = r"([0-9]+(Ki|[MGT]i?)?)?"
 _VARIABLE = r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
 _EFFECTS = "NoSchedule|PreferNoSchedule|NoExecute"
+
+# A container image: the registry, the path in it, a tag, a digest
+IMAGE = (
+    r"([A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/)?[a-z0-9]+([-._/]+[a-z0-9]+)*"
+    r"(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+
+# What workers' pods have of their own
+_VARIABLES = ("LATENTFACES_GROUP_TOKEN", "LATENTFACES_POD_IP", "JOB_COMPLETION_INDEX", "TF_CONFIG")
+_MOUNTS = ("/tmp", "/dev/shm")
 
 # How the options' texts are written, and how that is told
 _FORMS = {
@@ -35,6 +46,7 @@ _FORMS = {
         f"(?P<kind>pvc|secret|configmap)/(?P<name>{_NAME})=(?P<path>/[^:]+)",
         "pvc/NAME=/PATH, secret/NAME=/PATH or configmap/NAME=/PATH",
     ),
+    "worker_image": (f"({IMAGE})?", "REGISTRY/NAME:TAG"),
     "image_pull_secret": (_NAME, "the name of an object of the cluster"),
 }
 
@@ -74,6 +86,17 @@ class PodOptions:
         check(self)
         for name in _FORMS:
             list(self._parts(name))
+        variables = [each["name"] for name in ("env", "secret_env") for each in self._parts(name)]
+        mounts = [posixpath.normpath(path) for *_, path in self.volumes]
+        for what, given, taken in (
+            ("--env or --secret-env", variables, _VARIABLES),
+            ("--mount", mounts, _MOUNTS),
+        ):
+            for each in given:
+                if each in taken:
+                    raise UserError(f"{what} {each} is taken, workers have their own: leave it out")
+                if given.count(each) > 1:
+                    raise UserError(f"{what} {each} is given twice: leave one out")
 
     @property
     def node_labels(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from latentfaces.common.errors import UserError
 from latentfaces.common.options import flag, parse, taking, type_and_option
 
 _PLACES = ("source", "root", "destination")
+_PLACE = re.compile(r"gs://[^/].*|file://.*|((?!://).)*", re.DOTALL)  # what `storage.resolve` takes
 _EXACT = 2**53  # up to which Kubeflow's numbers, which are doubles, hold every whole one
 
 Params = Annotated[
@@ -51,7 +53,7 @@ def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
     """Parses `name=value` by the types of the pipeline's parameters.
 
     Raises:
-        UserError: if there is no such parameter or the value has another type.
+        UserError: if there is no such parameter, it is given twice or the value has another type.
     """
     from latentfaces.components.check.check import pipeline_options
 
@@ -59,8 +61,11 @@ def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
+        text = text[:80]
         if not equals or name not in kinds:
             raise UserError(f"--param {text} is not name=value with a name among {', '.join(kinds)}")
+        if name in parsed:
+            raise UserError(f"--param {name} is given twice: leave one out")
         try:
             parsed[name] = parse(kinds[name], value)
         except ValueError:
@@ -85,4 +90,7 @@ def check_parameters(values: Mapping[str, Any]) -> None:
     for name in ("source", "root"):
         if not values.get(name):
             raise UserError(f"the parameter {name} is missing: give --param {name}=…")
+    for name in _PLACES:
+        if not _PLACE.fullmatch(place := values.get(name, "")):
+            raise UserError(f"the {name} {place[:80]} can't be read: write gs://BUCKET/PATH or a local path")
     check_options({each.name: each.default for each in pipeline_options()} | dict(values))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import Annotated, Any
 
 import typer
 
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import UserError, printable
 from latentfaces.common.options import flag, parameters
+from latentfaces.common.pods import IMAGE as IMAGE_FORM
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import reporting
 from latentfaces.pipelines.arguments import Params, check_parameters, local_path, parse_parameters, takes
 
 commands = typer.Typer()
+
+EXPERIMENT = "latentfaces"  # where none is named
 
 
 class Target(StrEnum):
@@ -39,6 +44,18 @@ CaFile = Annotated[
     typer.Option(help="Certificates, as PEM, of who vouches for the server.", envvar="SSL_CERT_FILE"),
 ]
 Experiment = Annotated[str, typer.Option(help="The group of runs that it is shown in.")]
+
+
+@contextlib.contextmanager
+def _reporting() -> Iterator[None]:
+    """As `reporting`, and says what there is after Ctrl-C."""
+    with reporting():
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if str(interrupt):
+                typer.echo(printable(f"Interrupted: {interrupt}"))
+            raise
 
 
 @commands.command("compile")
@@ -70,7 +87,7 @@ def compile_command(
 def submit(
     host: Host = "",
     namespace: Namespace = "",
-    experiment: Experiment = "latentfaces",
+    experiment: Experiment = EXPERIMENT,
     image: Image = "",
     param: Params = None,
     run_name: Annotated[str, typer.Option(help="By default latentfaces and the time.")] = "",
@@ -79,10 +96,11 @@ def submit(
     **options: Any,
 ) -> None:
     """Run the pipeline on a Kubeflow cluster."""
-    with reporting():
+    with _reporting():
         arguments = parse_parameters(param or [])
         check_parameters(arguments)
         pods = PodOptions(**options)
+        pipeline = _pipeline(image, pods)
 
         from rich.console import Console
 
@@ -92,7 +110,7 @@ def submit(
         kubeflow = Kubeflow(host, namespace, ca_file)
         name = run_name or f"latentfaces {datetime.now():%Y-%m-%d %H:%M:%S}"
         run_id = kubeflow.submit(
-            _pipeline(image, pods),
+            pipeline,
             arguments,
             experiment=experiment,
             name=name,
@@ -104,8 +122,9 @@ def submit(
             try:
                 status = show(kubeflow.follow(run_id), Console(file=sys.stderr))
             except KeyboardInterrupt:
-                typer.echo(f"The run goes on; {address} shows it, and has a button to terminate it")
-                raise
+                raise KeyboardInterrupt(
+                    f"the run goes on; {address} shows it, and has a button to terminate it"
+                ) from None
             kubeflow.check_success(run_id, status)
             typer.echo("The run succeeded")
 
@@ -120,7 +139,7 @@ def schedule(
         str, typer.Option(help="Of no use: Kubeflow has one for all schedules, UTC if nobody changed it.")
     ] = "",
     namespace: Namespace = "",
-    experiment: Experiment = "latentfaces",
+    experiment: Experiment = EXPERIMENT,
     image: Image = "",
     param: Params = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the schedules.")] = False,
@@ -131,7 +150,7 @@ def schedule(
     **options: Any,
 ) -> None:
     """Run the pipeline again and again on a Kubeflow cluster, such as weekly, one run at a time."""
-    with reporting():
+    with _reporting():
         if sum(map(bool, (cron or name, list_, pause, resume, delete))) != 1 or bool(cron) != bool(name):
             raise UserError("give --name and --cron, or one of --list, --pause, --resume and --delete")
         if time_zone:
@@ -139,38 +158,45 @@ def schedule(
                 f"--time-zone {time_zone} can't be had: Kubeflow has one time zone for all schedules, "
                 "CRON_SCHEDULE_TIMEZONE of its controller, UTC if nobody changed it: write --cron in that one"
             )
-        arguments: dict[str, Any] = {}
+        pods = PodOptions(**options)
         if cron:
             cron = with_seconds(cron)
             arguments = parse_parameters(param or [])
             check_parameters(arguments)
-        pods = PodOptions(**options)
+            pipeline = _pipeline(image, pods)
+        elif param or image or experiment != EXPERIMENT or pods != PodOptions():
+            raise UserError(
+                "--param, --image, --experiment and what pods are given are for a new schedule: leave them "
+                "out with --list, --pause, --resume and --delete"
+            )
 
         from latentfaces.pipelines.kubeflow import Kubeflow
 
         kubeflow = Kubeflow(host, namespace, ca_file)
         if cron:
             kubeflow.schedule(
-                _pipeline(image, pods),
+                pipeline,
                 arguments,
                 experiment=experiment,
                 name=name,
                 cron=cron,
                 service_account=pods.service_account,
             )
-            typer.echo(f"The schedule {name} runs at {cron} (the first field is the second)")
+            done = f"The schedule {name} runs at {cron} (the first field is the second)"
         elif pause:
             kubeflow.pause(pause)
-            typer.echo(f"The schedule {pause} is paused")
+            done = f"The schedule {pause} is paused"
         elif resume:
             kubeflow.resume(resume)
-            typer.echo(f"The schedule {resume} runs again")
+            done = f"The schedule {resume} runs again"
         elif delete:
             kubeflow.delete(delete)
-            typer.echo(f"The schedule {delete} is deleted")
+            done = f"The schedule {delete} is deleted"
         else:
             for each in kubeflow.schedules():
                 typer.echo(f"{each.name}\t{each.cron}\t{'runs' if each.enabled else 'paused'}")
+            return
+        typer.echo(printable(done))
 
 
 def with_seconds(cron: str) -> str:
@@ -212,4 +238,6 @@ def _pipeline(image: str, pods: PodOptions) -> Any:
     from latentfaces.components.component import IMAGE
     from latentfaces.pipelines.faces import faces_pipeline
 
+    if image and not re.fullmatch(IMAGE_FORM, image):
+        raise UserError(f"--image {image[:80]!r} can't be read: write REGISTRY/NAME:TAG")
     return faces_pipeline(image or IMAGE, pods)

@@ -30,6 +30,7 @@ from latentfaces.common.program import in_a_pod
 from latentfaces.pipelines.status import ENDED, RunStatus, run_status
 
 TOKEN = "KFP_EXISTING_TOKEN"  # the environment variable that kfp's own command takes a token from
+_TOKEN_FILE = kfp_client.KF_PIPELINES_SA_TOKEN_ENV  # and the one that names a file with a token
 _TIMEOUT = (10.0, 60.0)  # seconds: to connect, to answer
 _LONGEST_WAIT = 60.0  # seconds, between two questions to a server that does not answer
 
@@ -61,6 +62,7 @@ class _Client(kfp.Client):
     """kfp's client; here it writes no file, and no request is repeated in secret or takes for ever."""
 
     health: Any = None
+    _context_setting: dict[str, Any]
 
     def _load_config(self, *args: Any, **options: Any) -> Any:
         config = super()._load_config(*args, **options)
@@ -68,12 +70,34 @@ class _Client(kfp.Client):
         config.retries = Retry(0, raise_on_redirect=False)
         return config
 
+    def _load_context_setting_or_default(self) -> None:
+        file = self._LOCAL_KFP_CONTEXT
+        try:
+            super()._load_context_setting_or_default()
+            said = {name: value.strip() for name, value in self._context_setting.items() if value}
+        except (OSError, ValueError, AttributeError):
+            raise UserError(f"{file} can't be read as kfp writes it: mend it, or delete it") from None
+        self._context_setting = {"namespace": ""} | {name: _credential(said[name], file) for name in said}
+
     def set_user_namespace(self, namespace: str) -> None:
         self._context_setting["namespace"] = namespace
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
         self.health = self.health or self._healthz_api.healthz_service_get_healthz(_request_timeout=_TIMEOUT)
         return self.health
+
+
+class _TokenFile(kfp_client.ServiceAccountTokenVolumeCredentials):
+    """A token in a file, which is read for each request, since a kubelet changes it."""
+
+    def _get_token(self) -> str:
+        try:
+            text = Path(self._token_path).read_text("latin-1")
+        except OSError as error:
+            raise UserError(
+                f"{self._token_path} can't be read ({error.strerror}): give the token's file in {_TOKEN_FILE}"
+            ) from None
+        return _credential(text, self._token_path)
 
 
 class Kubeflow:
@@ -94,23 +118,30 @@ class Kubeflow:
     """
 
     def __init__(self, host: str = "", namespace: str = "", ca_file: Path | None = None) -> None:
-        host = (host or os.environ.get("KF_PIPELINES_ENDPOINT", "")).rstrip("/")
+        host = host or os.environ.get("KF_PIPELINES_ENDPOINT", "")
         if not host and not in_a_pod():
             raise UserError("no Kubeflow is named: give --host, or set KF_PIPELINES_ENDPOINT")
         if host and "://" not in host:
             host = f"https://{host}"
-        if host and not re.fullmatch(r"https?://([^/:@\s]+|\[[0-9A-Fa-f:]+\])(:\d+)?(/\S*)?", host):
+        host = re.sub("^https?:", lambda scheme: scheme[0].lower(), host, flags=re.IGNORECASE).rstrip("/")
+        address = re.fullmatch(
+            r"https?://([^/:@?#\s]+|\[[0-9A-Fa-f:]+\])(:(?P<port>[0-9]{1,5}))?(/[^\s?#]*)?", host
+        )
+        if host and not (address and 0 < int(address["port"] or 443) < 2**16):
+            # not shown: it may hold a password or a token
             raise UserError(
-                f"--host {host} can't be read: write https://NAME, with a port where it needs one"
+                "--host can't be read: write https://NAME or https://NAME:PORT, the port below 65536, "
+                "without user, password and query"
             )
         if ca_file and not ca_file.is_file():
             raise UserError(f"--ca-file {ca_file} does not exist: give a file of certificates")
         self.host = host or "this cluster's Kubeflow"
         with self._telling("tell its version"):
+            token = os.environ.get(TOKEN) and _credential(os.environ[TOKEN], TOKEN)
             self._client = _Client(
                 host=host or None,
-                existing_token=os.environ.get(TOKEN),
-                credentials=_service_account(),
+                existing_token=token,
+                credentials=None if token else _service_account(),
                 ssl_ca_cert=str(ca_file) if ca_file else None,
             )
             if namespace:
@@ -175,7 +206,7 @@ class Kubeflow:
         with self._telling("show the run"):
             run = self._client.get_run(run_id)
             _id(run.run_id)
-        return run_status(run)
+            return run_status(run)
 
     def follow(self, run_id: str, seconds: float = 5.0, patience: float = 900.0) -> Iterator[RunStatus]:
         """Yields how far a run is, again and again, until it has ended.
@@ -260,7 +291,7 @@ class Kubeflow:
                 page = self._client.list_recurring_runs(token, page_size=100, namespace=self.namespace)
                 found += page.recurring_runs or []
                 token = page.next_page_token or None
-        return [_schedule(each) for each in found if name in ("", each.display_name)]
+            return [_schedule(each) for each in found if name in ("", each.display_name)]
 
     def schedule(
         self,
@@ -274,8 +305,9 @@ class Kubeflow:
     ) -> None:
         """Schedules the pipeline, one run at a time and no missed ones, instead of what has that name.
 
-        Kubeflow takes a second schedule of the same name without a word. So the new one is made paused; the
-        earlier one is paused, the new one resumed, and the earlier one deleted. What fails is undone.
+        Kubeflow takes a second schedule of the same name without a word. So the new one is made paused and
+        resumed, the earlier one paused and deleted: wherever that ends, one runs, and two for no longer than
+        a request takes. What fails is undone.
 
         Args:
             pipeline: is compiled.
@@ -288,6 +320,7 @@ class Kubeflow:
         Raises:
             UserError: if the server refuses something, or that name is taken by another pipeline's schedule.
             RunError: if it does not answer; the message says what there is now.
+            KeyboardInterrupt: as well with such a message.
         """
         earlier = self._ours(name)
         with _compiled(pipeline) as file:
@@ -307,19 +340,24 @@ class Kubeflow:
                 new = _id(made.recurring_run_id)
         running = [each.id for each in earlier if each.enabled]
         try:
-            for each in running:
-                self._switch(each, False)
             if earlier:
                 self._switch(new, True)
-        except (UserError, RunError) as error:
-            undo = [partial(self._delete, new), *(partial(self._switch, each, True) for each in running)]
-            now = "stays as it was" if _tried(undo) else "may be paused: schedule it again"
-            raise type(error)(f"{error}; the earlier schedule {name} {now}") from None
-        if not _tried([partial(self._delete, each.id) for each in earlier]):
-            raise RunError(
+            for running_id in running:
+                self._switch(running_id, False)
+        except (UserError, RunError, KeyboardInterrupt) as error:
+            undo = [*(partial(self._switch, each, True) for each in running), partial(self._delete, new)]
+            now = f"the earlier schedule {name} stays as it was"
+            if not _tried(undo):
+                now = f"there may be two schedules {name}: schedule it again, which leaves one"
+            raise type(error)("; ".join(filter(None, (str(error), now)))) from None
+        try:
+            for each in earlier:
+                self._delete(each.id)
+        except (UserError, RunError, KeyboardInterrupt) as error:
+            raise type(error)(
                 f"the schedule {name} is replaced, but the earlier one may still be there, paused: "
                 "schedule it again, which leaves one"
-            )
+            ) from None
 
     def pause(self, name: str) -> None:
         """Pauses the schedule of that name; raises as `schedules`."""
@@ -369,7 +407,7 @@ class Kubeflow:
 
         Args:
             what: it is asked to do.
-            unsure: what is to be said where nobody knows whether it did.
+            unsure: what is to be said where nobody knows whether it did, also after Ctrl-C.
         """
         try:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
@@ -385,7 +423,7 @@ class Kubeflow:
             if error.status == 401:
                 raise UserError(
                     f"{self.host} lets nobody {what} without valid credentials (401): put a token into "
-                    f"{TOKEN}, or name its file in KF_PIPELINES_SA_TOKEN_PATH"
+                    f"{TOKEN}, or name its file in {_TOKEN_FILE}"
                 ) from None
             if error.status == 403:
                 raise UserError(
@@ -412,10 +450,12 @@ class Kubeflow:
             raise Unanswered(
                 f"{self.host} could not {what} ({why}): {unsure or 'check --host, or try again later'}"
             ) from None
-        except ValueError as error:  # kfp's words, or an answer that is no text
+        except (ValueError, TypeError, AttributeError, LookupError):  # whose words may hold anything
             raise Unanswered(
-                f"{self.host} could not {what} ({_line(error)}): {unsure or 'try again later'}"
+                f"{self.host} could not {what} (its answer is not Kubeflow's): {unsure or 'try again later'}"
             ) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(unsure) from None
 
 
 def _schedule(found: Any) -> Schedule:
@@ -427,7 +467,7 @@ def _schedule(found: Any) -> Schedule:
     return Schedule(
         found.recurring_run_id,
         printable(found.display_name or ""),
-        cron,
+        printable(cron),
         found.status == "ENABLED",
         spec.get("pipelineInfo", {}).get("name", ""),
     )
@@ -435,8 +475,20 @@ def _schedule(found: Any) -> Schedule:
 
 def _service_account() -> kfp_client.TokenCredentialsBase | None:
     """The credentials that Kubeflow gives pods, where there are such."""
-    path = os.environ.get(kfp_client.KF_PIPELINES_SA_TOKEN_ENV) or kfp_client.KF_PIPELINES_SA_TOKEN_PATH
-    return kfp_client.ServiceAccountTokenVolumeCredentials(path) if Path(path).exists() else None
+    named = os.environ.get(_TOKEN_FILE)
+    if not named and not Path(kfp_client.KF_PIPELINES_SA_TOKEN_PATH).exists():
+        return None
+    credentials = _TokenFile(named or kfp_client.KF_PIPELINES_SA_TOKEN_PATH)
+    credentials._get_token()  # before kfp, which in a pod reads it itself
+    return credentials
+
+
+def _credential(text: str, place: str) -> str:
+    """Returns a credential without the blanks around it; an error must not show it, as http.client's do."""
+    text = text.strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise UserError(f"{place} is empty or has characters that no credential has: mend it")
+    return text
 
 
 def _timed(request: Any) -> Any:
@@ -456,14 +508,14 @@ def _tried(actions: Iterable[Callable[[], object]]) -> bool:
     try:
         for act in actions:
             act()
-    except (UserError, RunError):
+    except (UserError, RunError, KeyboardInterrupt):
         return False
     return True
 
 
 def _id(text: str | None) -> str:
     if not text:
-        raise ValueError("its answer is not Kubeflow's")
+        raise ValueError
     return text
 
 

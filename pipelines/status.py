@@ -73,7 +73,7 @@ def run_status(run: Any) -> RunStatus:
 def _component(name: str, node: Any, driver: Any) -> Component:
     """Returns how far a component is by its node; before there is one, by that of its driver."""
     if node is not None:
-        state = (node.state or "running").lower()
+        state = printable(node.state or "running").lower()
         return Component(name, state, _when(node.start_time), _when(node.end_time))
     if driver is not None:
         state = "failed" if driver.state == "FAILED" else "starting"

@@ -24,6 +24,7 @@ from rich.console import Console
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.pods import PodOptions
 from latentfaces.pipelines import kubeflow as module
+from latentfaces.pipelines.arguments import check_parameters, parse_parameters
 from latentfaces.pipelines.cluster_cli import with_seconds
 from latentfaces.pipelines.faces import faces_pipeline
 from latentfaces.pipelines.kubeflow import Kubeflow
@@ -53,6 +54,7 @@ class Server(ThreadingHTTPServer):
         asked: the requests: method, path, query, body, headers.
         runs: by id, the states that are shown one after the other; the last one stays.
         schedules: recurring runs, by id.
+        enabled: how many of these are, after each change.
         token: where there is one, it has to be given.
     """
 
@@ -63,6 +65,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.faults, self.asked, self.token, self.experiments = [], [], None, []
         self.runs, self.schedules, self.manifests = {RECORDED_RUN: list(RUN_STATES)}, {}, {}
+        self.enabled = []
         self.health = recorded("healthz")[0]
 
     def posted(self, path):
@@ -131,6 +134,7 @@ class Handler(BaseHTTPRequestHandler):
             self.list_schedules(url) if self.command == "GET" else self.create_schedule(body)
         elif path.startswith("recurringruns/"):
             self.change_schedule(*path.removeprefix("recurringruns/").partition(":")[::2])
+            server.enabled.append([each["mode"] for each in server.schedules.values()].count("ENABLE"))
         elif url.path.startswith("/apis/v1beta1/runs/"):
             manifest = server.manifests.get(url.path.removeprefix("/apis/v1beta1/runs/"))
             runtime = {"workflow_manifest": json.dumps({"status": manifest})} if manifest else {}
@@ -373,6 +377,17 @@ def test_following_ends_with_a_sentence_when_nothing_answers_any_more(server, ku
 
 
 @pytest.mark.parametrize(
+    "tasks",
+    ["garbage", {"a": {"dependentTasks": ["a"]}}, {"a": {"dependentTasks": ["no such"]}}],
+)
+def test_a_run_that_is_not_kubeflows_is_told(server, kubeflow, tasks):
+    spec = tasks if isinstance(tasks, str) else {"root": {"dag": {"tasks": tasks}}}
+    server.runs[RECORDED_RUN] = [RUN_STATES[-1] | {"pipeline_spec": spec}]
+    with pytest.raises(RunError, match=r"could not show the run \(its answer is not Kubeflow's\)"):
+        kubeflow.status(RECORDED_RUN)
+
+
+@pytest.mark.parametrize(
     ("fault", "error", "says"),
     [
         (401, UserError, "without valid credentials (401): put a token into KFP_EXISTING_TOKEN"),
@@ -422,13 +437,16 @@ def test_connecting_to_what_is_no_kubeflow(server, monkeypatch, tmp_path):
         (f"http://127.0.0.1:{port}", RunError, "Connection refused\\): check --host, or try again later"),
         ("http://no-such-host.invalid", RunError, "has no address: check --host"),
         (server.url.replace("http", "https"), UserError, "does not speak TLS: is it http://?"),
-        ("http://:x:", UserError, "--host http://:x: can't be read: write https://NAME"),
-        ("ftp://a/b", UserError, "--host ftp://a/b can't be read"),
+        (server.url.replace("http", "HTTP").replace(str(server.server_port), str(port)), RunError, "refused"),
+        *(
+            (host, UserError, "^--host can't be read: write https://NAME or https://NAME:PORT")
+            for host in ("http://:x:", "ftp://a/b", "https://", "http://a:99999", "a:s3cret@b", "a/?t=s3cret")
+        ),
         ("", UserError, "no Kubeflow is named: give --host, or set KF_PIPELINES_ENDPOINT"),
     ):
         with pytest.raises(error, match=says) as told:
             Kubeflow(host)
-        assert "\n" not in str(told.value), told.value
+        assert "\n" not in str(told.value) and "s3cret" not in str(told.value), told.value
     for page in ("<html>Sign in</html>", "{}", "\xff"):
         server.faults.append(("GET", "/apis/v2beta1/healthz", page))
         with pytest.raises(UserError, match="does not answer as Kubeflow Pipelines does"):
@@ -478,7 +496,7 @@ def test_tokens_are_given_and_never_told(server, monkeypatch, tmp_path, pipeline
     with pytest.raises(UserError, match="401") as told:
         Kubeflow(server.url)
     assert "wrong-one" not in str(told.value)
-    monkeypatch.setenv("KFP_EXISTING_TOKEN", "s3cret")
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", " s3cret\n")
     submitted(Kubeflow(server.url), pipeline)
 
     monkeypatch.delenv("KFP_EXISTING_TOKEN")
@@ -492,6 +510,46 @@ def test_tokens_are_given_and_never_told(server, monkeypatch, tmp_path, pipeline
     assert len(server.posted("/apis/v2beta1/runs")) == 2
     server.token = None
     assert list(tmp_path.rglob("*")) == [file]
+
+
+@pytest.mark.parametrize("wrong", ["s3\ncret", "s3cret\x7f", "s3cret\u20ac", " ", ""])
+def test_credentials_that_can_not_be_sent_are_refused_and_not_told(server, monkeypatch, tmp_path, wrong):
+    def refused(says):
+        with pytest.raises(UserError, match=re.escape(f"{says} is empty or has characters")) as told:
+            Kubeflow(server.url)
+        assert "cret" not in str(told.value)
+
+    file, context = tmp_path / "token", tmp_path / "context.json"
+    monkeypatch.setattr(module.kfp.Client, "_LOCAL_KFP_CONTEXT", str(context))
+    file.write_text(wrong)
+    if wrong:
+        monkeypatch.setenv("KFP_EXISTING_TOKEN", wrong)
+        refused("KFP_EXISTING_TOKEN")
+        monkeypatch.delenv("KFP_EXISTING_TOKEN")
+        context.write_text(json.dumps({"client_authentication_cookie": wrong}))
+        refused(context)
+        context.unlink()
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(file))
+    refused(file)
+
+
+def test_what_of_credentials_can_not_be_read_is_named(server, monkeypatch, tmp_path, caplog):
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
+        monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(path))
+        with pytest.raises(
+            UserError, match=rf"^{path} can't be read \({why}\): give the token's file in KF_"
+        ):
+            Kubeflow(server.url)
+    monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH")
+    assert caplog.text == ""  # kfp says it too
+    context = tmp_path / "context.json"
+    monkeypatch.setattr(module.kfp.Client, "_LOCAL_KFP_CONTEXT", str(context))
+    for wrong in ("[1]", '{"namespace": "a', '{"namespace": 1}', "\xff"):
+        context.write_text(wrong, "latin-1")
+        with pytest.raises(UserError, match=f"^{context} can't be read as kfp writes it: mend it"):
+            Kubeflow(server.url)
+    context.write_text('{"client_authentication_cookie": "a=b"}')
+    assert Kubeflow(server.url).namespace == "" and server.asked[-1][-1]["Cookie"] == "a=b"
 
 
 SCHEDULE = {"experiment": "e", "name": "weekly", "cron": "0 0 3 * * 1"}
@@ -566,7 +624,7 @@ def test_another_pipelines_schedule_is_left_alone(server, kubeflow):
         ),
     ],
 )
-def test_at_every_point_where_it_fails_exactly_one_runs(server, kubeflow, fault, method, path, ends):
+def test_one_runs_at_every_point_and_exactly_one_where_it_fails(server, kubeflow, fault, method, path, ends):
     kubeflow.schedule(small, {}, **SCHEDULE)
     server.faults.append((method, "/apis/v2beta1/recurringruns" + path, fault))
     with pytest.raises(RunError, match=ends):
@@ -574,13 +632,40 @@ def test_at_every_point_where_it_fails_exactly_one_runs(server, kubeflow, fault,
     assert [status for _, status in schedules(server)].count("ENABLED") == 1
     kubeflow.schedule(small, {}, **SCHEDULE)  # again, it heals
     assert schedules(server) == [("weekly", "ENABLED")]
+    assert 0 not in server.enabled  # so SIGKILL leaves one, too
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "says"),
+    [
+        ("POST", "", "schedule weekly again, which leaves one of that name"),
+        ("POST", "/[^/]+:disable", "the earlier schedule weekly stays as it was"),
+        (
+            "DELETE",
+            "/[^/]+",
+            "the schedule weekly is replaced, but the earlier one may still be there, paused",
+        ),
+    ],
+)
+def test_ctrl_c_leaves_one_schedule_running_and_says_so(server, kubeflow, method, path, says):
+    kubeflow.schedule(small, {}, **SCHEDULE)
+    server.asked.clear()
+    server.faults.append((method, f"/apis/v2beta1/recurringruns{path}", "silent"))
+    out = interrupted(
+        ["schedule", "--name", "weekly", "--cron", "0 3 * * 1", *ARGUMENTS], server, lambda: not server.faults
+    )
+    assert out.startswith(f"Interrupted: {says}")
+    assert [status for _, status in schedules(server)].count("ENABLED") == 1 and 0 not in server.enabled
 
 
 def test_what_can_not_be_undone_is_said(server, kubeflow):
     kubeflow.schedule(small, {}, **SCHEDULE)
     server.faults += 5 * [("POST", ".*:(en|dis)able", 500)]
-    with pytest.raises(RunError, match="weekly may be paused: schedule it again"):
+    with pytest.raises(
+        RunError, match="there may be two schedules weekly: schedule it again, which leaves one"
+    ):
         kubeflow.schedule(small, {}, **SCHEDULE)
+    assert ("weekly", "ENABLED") in schedules(server)
 
 
 def test_five_fields_of_cron_are_crontabs_which_kubeflow_would_take_for_seconds_to_months():
@@ -630,19 +715,30 @@ def test_the_command_submits_waits_and_ends_as_the_run(server):
     assert any(line.endswith("preprocess: succeeded after 0:00:04") for line in done.stderr.splitlines())
 
 
-def test_ctrl_c_stops_following_and_not_the_run(server):
+def interrupted(arguments, server, when):
+    """Interrupts a command as soon as `when` says; returns what it wrote."""
     process = subprocess.Popen(
-        [COMMAND, "submit", *ARGUMENTS, "--wait", "--host", server.url],
+        [COMMAND, *arguments, "--host", server.url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not [path for method, path, *_ in server.asked if method == "GET" and "/runs/" in path]:
+    while not when():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=30)
-    assert process.returncode == 130 and "The run goes on" in out and "Traceback" not in error
+    assert process.returncode == 130 and "Traceback" not in error
+    return out
+
+
+def test_ctrl_c_stops_following_and_not_the_run(server):
+    out = interrupted(
+        ["submit", *ARGUMENTS, "--wait"],
+        server,
+        lambda: [path for method, path, *_ in server.asked if method == "GET" and "/runs/" in path],
+    )
+    assert "Interrupted: the run goes on" in out
     assert not [path for _, path, *_ in server.asked if "terminate" in path]
 
 
@@ -651,19 +747,19 @@ def test_the_command_schedules_and_lists(server):
         server,
         "schedule",
         "--name",
-        "weekly",
+        "week\x1bly",
         "--cron",
         "0 3 * * 1",
         "--service-account",
         "trainer",
         *ARGUMENTS,
     )
-    assert done.returncode == 0 and "0 0 3 * * 1" in done.stdout, done.stderr
-    assert command(server, "schedule", "--pause", "weekly").returncode == 0
+    assert done.returncode == 0 and "week\\x1bly runs at 0 0 3 * * 1" in done.stdout, done.stderr
+    assert command(server, "schedule", "--pause", "week\x1bly").returncode == 0
     (made,) = server.schedules.values()
     assert made["service_account"] == "trainer"
-    assert command(server, "schedule", "--list").stdout == "weekly\t0 0 3 * * 1\tpaused\n"
-    assert command(server, "schedule", "--delete", "weekly").returncode == 0 and not server.schedules
+    assert command(server, "schedule", "--list").stdout == "week\\x1bly\t0 0 3 * * 1\tpaused\n"
+    assert command(server, "schedule", "--delete", "week\x1bly").returncode == 0 and not server.schedules
 
 
 @pytest.mark.parametrize(
@@ -673,6 +769,8 @@ def test_the_command_schedules_and_lists(server):
         (["submit", *ARGUMENTS, "--param", "no_such=1"], "no_such"),
         (["submit", *ARGUMENTS, "--param", "gan_batch_size=9", "--param", "workers=2"], "batch size 9"),
         (["submit", *ARGUMENTS, "--cpu", "many"], "--cpu 'many' can't be read"),
+        (["submit", *ARGUMENTS, "--image", "bad image"], "--image 'bad image' can't be read"),
+        (["schedule", "--list", "--param", "source=x"], "are for a new schedule: leave them out with --list"),
         (["schedule", "--list", "--delete", "x"], "give --name and --cron, or one of"),
         (["schedule", "--name", "w", "--cron", "1 2", *ARGUMENTS], "has 2 fields"),
         (
@@ -688,3 +786,19 @@ def test_a_mistake_is_told_before_the_server_is_asked(server, arguments, says):
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert len(errors) == 1 and says in errors[0], done.stderr
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("source=s3://bucket/faces", "the source s3://bucket/faces can't be read: write gs://BUCKET/PATH or"),
+        ("source=gs://", "the source gs:// can't be read"),
+        ("destination=ftp://x", "the destination ftp://x can't be read"),
+        ("root=/else", "--param root is given twice: leave one out"),
+        (f"seed={'9' * 5000}", f"--param seed={'9' * 75} has the wrong type: seed is a number"),
+    ],
+)
+def test_parameters_that_can_not_work_are_refused(text, says):
+    with pytest.raises(UserError, match=f"^{re.escape(says)}"):
+        texts = ["source=/a/volume", "root=/a/volume", text]
+        check_parameters(parse_parameters(texts[text.startswith("source") :]))

@@ -16,7 +16,7 @@ from latentfaces.common.models import all_parameters, settle
 from latentfaces.common.options import parameters
 from latentfaces.common.pods import PodOptions
 from latentfaces.components.check.check import own_pod
-from latentfaces.components.train.launch import ADDRESS, TOKEN, WorkerGroup
+from latentfaces.components.train.launch import ADDRESS, INDEX, TOKEN, WorkerGroup
 from latentfaces.components.train.launch.kubernetes import GROUP, RIGHTS, Home, manifests
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -188,12 +188,24 @@ def test_pods_have_no_rights_and_the_token_is_only_in_the_secret():
         {"gpu_type": "nvidia.com/gpu; rm"},
         {"image_pull_policy": "Sometimes"},
         {"pending_minutes": -1.0},
+        {"worker_image": "bad image"},
+        *({"env": [f"{name}=x"]} for name in (ADDRESS, INDEX, TOKEN, "TF_CONFIG")),
+        {"env": ["A=1", "A=2"]},
+        {"mount": ["pvc/a=/dev/shm/"]},
+        {"mount": ["pvc/a=/data", "pvc/b=/data/"]},
     ],
 )
 def test_what_can_not_be_is_refused_by_its_flag(wrong):
     (name,) = wrong
     with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} "):
         PodOptions(**wrong)
+
+
+def test_a_variable_is_given_once_and_images_may_have_all_their_parts():
+    with pytest.raises(UserError, match="^--env or --secret-env A is given twice"):
+        PodOptions(env=["A=1"], secret_env=["A=hub/token"])
+    for image in ("faces", "Registry.local:5000/a/b__c-d:1.0_RC", f"gcr.io/a/b:1@sha256:{'0f' * 32}"):
+        assert PodOptions(worker_image=image).worker_image == image
 
 
 def test_the_role_holds_exactly_the_rights_that_the_launcher_asks_for():
