@@ -83,9 +83,11 @@ def kernel_distance(features: np.ndarray, others: np.ndarray) -> tuple[float, fl
     def mean_without_diagonal(values: np.ndarray) -> float:
         return float((values.sum() - np.trace(values)) / (len(values) * (len(values) - 1)))
 
+    blocks, other_blocks = (np.array_split(rows, BLOCKS) for rows in (features, others))
+    # Each beside the next: reconstructions in a block with their originals would be too near to them.
     found = [
         mean_without_diagonal(kernel(a, a)) + mean_without_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
-        for a, b in zip(np.array_split(features, BLOCKS), np.array_split(others, BLOCKS), strict=True)
+        for a, b in zip(blocks, other_blocks[1:] + other_blocks[:1], strict=True)
     ]
     return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(BLOCKS))
 

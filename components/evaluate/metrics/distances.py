@@ -43,7 +43,7 @@ def distances(inputs: Inputs) -> Result | None:
     for key, (title, features) in sets.items():
         found = _measure(held_out, features[:count])
         numbers[key] = found
-        kernel = f"{found['kernel_distance']:.3f} ± {found['kernel_distance_error']:.3f}"
+        kernel = f"{number(found['kernel_distance'])} ± {number(found['kernel_distance_error'])}"
         precision, recall, coverage = (percent(found[each]) for each in ("precision", "recall", "coverage"))
         density = f"{found['density']:.2f}"
         rows.append([title, number(found["frechet_distance"]), kernel, precision, recall, density, coverage])
