@@ -100,7 +100,7 @@ def test_every_component_gets_the_run_s_id_as_a_whole_argument(spec, tasks, text
 def checking(celeba, tmp_path):
     """Calls the check's function with the pipeline's defaults and some changes."""
     values = defaults(*joint_parameters())
-    for each in (PreprocessConfig, RunOptions, PromoteOptions, PodOptions):
+    for each in (PreprocessConfig, RunOptions, EvaluateOptions, PromoteOptions, PodOptions):
         values |= defaults(*parameters(each))
     places = {"source": str(celeba), "root": str(tmp_path / "root"), "destination": str(tmp_path / "out")}
     other = {"run_id": "now", "compiled": json.dumps(defaults(*parameters(PodOptions)))}
@@ -179,7 +179,8 @@ def test_runs_in_a_bucket(bucket, tmp_path, capsys, monkeypatch):
         assert names == {"config.json", "history.csv", *networks}
     metrics, report = dsl.Metrics(), dsl.HTML(uri=str(tmp_path / "report.html"))
     returned = evaluate.python_func(
-        **{"dataset": dataset, "root": root, "run_id": "first", "destination": "", "seed": 0},
+        **{"dataset": dataset, "root": root, "run_id": "first", "destination": ""},
+        **defaults(*parameters(EvaluateOptions)),
         **{"metrics": metrics, "report": report},
         **models,
     )
