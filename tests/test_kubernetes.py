@@ -9,15 +9,16 @@ import kubeflow_trainer_api.models
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes.client import ApiException
 
 from latentfaces.common.config import RunOptions
-from latentfaces.common.errors import UserError
+from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.models import all_parameters, settle
 from latentfaces.common.options import parameters
 from latentfaces.common.pods import PodOptions
 from latentfaces.components.check.check import own_pod
 from latentfaces.components.train.launch import ADDRESS, INDEX, TOKEN, WorkerGroup
-from latentfaces.components.train.launch.kubernetes import GROUP, RIGHTS, Home, manifests
+from latentfaces.components.train.launch.kubernetes import GROUP, RIGHTS, Cluster, Home, manifests
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 VERSIONS = ("1.29.0", "1.31.0", "1.34.0", "1.37.0")
@@ -226,6 +227,51 @@ def test_a_launchers_own_pod_needs_little_and_no_gpu():
     alone = RunOptions(gpus_per_worker=4)
     assert own_pod(options, alone) == ("4", "2", "4Gi")
     assert own_pod(options | {"cpu": "7", "memory": "9Gi"}, alone) == ("4", "7", "9Gi")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """One that is not there: what it answers is said by the tests."""
+    server = {"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}]}
+    user = {"users": [{"name": "u", "user": {}}], "current-context": "c"}
+    context = {"contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    (tmp_path / "config").write_text(json.dumps(server | user | context))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
+    )
+    return Cluster()
+
+
+def answers(*errors):
+    """A request that fails so, one time after the other, and then is answered."""
+    left = list(errors)
+
+    def request(*_, **__):
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return request
+
+
+def test_an_outage_of_the_api_is_waited_for_and_a_refusal_is_not(cluster, caplog):
+    broken_handshake = ApiException(status=0, reason="SSLError: UNEXPECTED_EOF_WHILE_READING")
+    assert cluster.call(answers(broken_handshake, ApiException(status=503))) == "answer"
+    assert cluster.call(answers(ApiException(status=401), OSError("reset"))) == "answer"
+    assert caplog.text.count("out of order") == 4
+    with pytest.raises(ApiException):
+        cluster.call(answers(ApiException(status=404)))
+    with pytest.raises(UserError, match="certificate is not trusted"):
+        cluster.call(answers(ApiException(status=0, reason="CERTIFICATE_VERIFY_FAILED")))
+    cluster.patience = 0.0
+    with pytest.raises(RunError, match="did not answer for 0 s"):
+        cluster.call(answers(*[OSError("no route")] * 9))
+
+
+def test_what_is_there_already_was_made_by_a_request_whose_answer_was_lost(cluster):
+    cluster.create(answers(OSError("cut"), ApiException(status=409)), "namespace", {})
+    with pytest.raises(ApiException):
+        cluster.create(answers(ApiException(status=422)), "namespace", {})
 
 
 def test_in_a_pod_several_workers_are_pods(monkeypatch):

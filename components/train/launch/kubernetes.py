@@ -131,7 +131,7 @@ def launch(
         RunError: if a worker failed otherwise, no room was found in time, or the cluster is out of reach.
         SystemExit: with status 143 after SIGTERM, 130 after Ctrl-C, when the workers have saved a checkpoint.
     """
-    cluster = _Cluster()
+    cluster = Cluster()
     cluster.check_rights()
     config = read_config(storage.resolve(folder))
     mounted = [path for _, _, path in pods.volumes]
@@ -150,7 +150,7 @@ def launch(
 
 def check_rights() -> None:
     """Checks that a worker group could be made from here; raises `UserError` where it could not."""
-    _Cluster().check_rights()
+    Cluster().check_rights()
 
 
 def manifests(
@@ -342,7 +342,7 @@ def _literally(text: str) -> str:
     return text.replace("$", "$$")
 
 
-class _Cluster:
+class Cluster:
     """The cluster's API. Outages are waited for; what we may not do is told."""
 
     def __init__(self) -> None:
@@ -493,7 +493,7 @@ class _Launch:
 
     def __init__(
         self,
-        cluster: _Cluster,
+        cluster: Cluster,
         home: Home,
         folder: str,
         config: TrainConfig,
