@@ -14,7 +14,6 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from latentfaces.common.errors import RunError, UserError, printable
 from latentfaces.common.lease import hold
 from latentfaces.common.model_folder import brief, read_text
 from latentfaces.common.options import check, option
-from latentfaces.common.root import run_folder
+from latentfaces.common.root import TIME, now, run_folder
 
 FILE = "promoted.json"
 VERSION = 1
@@ -37,7 +36,6 @@ _LEASE = ".promoted.lease"
 _WAIT = 600.0  # seconds for others, one of which may have to judge anew
 _TRIES = 100  # in a bucket, where each one that fails is another run's success
 _MODEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LONGEST_WHY = 1000  # characters
 
 
@@ -62,11 +60,6 @@ class PromoteOptions:
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""
         check(self)
-
-
-def now() -> str:
-    """Returns the time in UTC as ISO 8601 writes it, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +97,7 @@ class Decision:
             raise ValueError(f"{self.decision[:80]!r} is no decision")
         if not self.why.isprintable() or len(self.why) > _LONGEST_WHY:
             raise ValueError("a reason is not one printable sentence")
-        if not _TIME.fullmatch(self.time):
+        if not re.fullmatch(TIME, self.time):
             raise ValueError(f"{self.time[:80]!r} is no time")
         for number in (self.distance, self.against_distance, self.standard_error):
             if number is not None and not (math.isfinite(number) and number >= 0):

@@ -31,7 +31,7 @@ FINISHED = "promotion.json"  # what the last component of a run writes last, in 
 
 _RUN_ID = r"[A-Za-z0-9][-A-Za-z0-9_.]{0,127}"
 _FINGERPRINT = r"[0-9a-f]{32}"
-_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"  # as `now` writes it
 _RECORD = "run.json"
 _LONGEST_RECORD = 1000  # bytes
 
@@ -63,6 +63,11 @@ _DATASET_FILES = [
 _UNFINISHED = re.compile(r"\.([^/]+)-[a-z0-9_]{8}")  # what `storage.write` leaves of a file when it is killed
 
 logger = logging.getLogger(__name__)
+
+
+def now() -> str:
+    """Returns the time in UTC as ISO 8601 writes it, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def run_folder(root: str, run_id: str) -> str:
@@ -134,7 +139,7 @@ def start_run(root: str, run_id: str, dataset: str) -> None:
     folder = storage.resolve(run_folder(root, run_id))
     with nothing_removed(root):
         earlier = _read(folder)
-        started = earlier.started if earlier else datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = earlier.started if earlier else now()
         record = {"started": started, "dataset": dataset}
         storage.write(folder / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
@@ -151,7 +156,7 @@ def _read(folder: AnyPath) -> Run | None:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         content = json.loads(storage.read(folder / _RECORD, 0, _LONGEST_RECORD))
         run = Run(content["started"], folder.name, content["dataset"])
-        if re.fullmatch(_TIME, run.started) and re.fullmatch(_FINGERPRINT, run.dataset):
+        if re.fullmatch(TIME, run.started) and re.fullmatch(_FINGERPRINT, run.dataset):
             return run
     return None
 

@@ -27,11 +27,11 @@ def train(
     """
     from latentfaces.common.model_folder import copy_model
     from latentfaces.common.program import reporting
-    from latentfaces.common.root import run_folder
+    from latentfaces.common.promoted import model_folder
     from latentfaces.components.train.run import train
 
     with reporting():
-        location = f"{run_folder(root, run_id)}/{kind}"
+        location = model_folder(root, run_id, kind)
         train(kind, dataset.metadata["location"], location, **options)
         copy_model(kind, location, model.path)
     model.metadata["location"] = location
