@@ -1,6 +1,7 @@
-"""From arrays of images to one PNG: enlarged, set out in rows and columns."""
+"""From arrays of images to one picture: enlarged, set out in rows and columns, still or moving."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -53,4 +54,18 @@ def png(image: Image.Image) -> bytes:
     """Returns the picture as the bytes of a PNG file; the same pixels give the same bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=4)  # the default takes seconds for smooth pictures
+    return buffer.getvalue()
+
+
+def animated(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
+    """Returns frames of one size as the bytes of one file, which shows them again and again.
+
+    Args:
+        frames: at least one.
+        kind: "webp" or "gif".
+        milliseconds: for which each is shown.
+    """
+    buffer = io.BytesIO()
+    first, *others = frames
+    first.save(buffer, kind, save_all=True, append_images=others, duration=milliseconds, loop=0)
     return buffer.getvalue()

@@ -23,6 +23,7 @@ from latentfaces.common.models import MODELS
 from latentfaces.common.pictures import grid
 from latentfaces.components.evaluate import folder as evaluations
 from latentfaces.components.evaluate import inputs
+from latentfaces.components.evaluate.concepts import concept_images
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.figures.manifold import manifold
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
@@ -305,7 +306,8 @@ def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeyp
 
     @FIGURES.register("first", about=TrainedModel)
     def first(model):
-        return Picture(f"<One> of the {model.title}", "Its caption", grid(model.samples[None, :1]))
+        shown = grid(model.samples[None, :1])
+        return Picture(f"<One> of the {model.title}", "Its caption", "Its <sight>", shown)
 
     monkeypatch.setattr(
         "latentfaces.components.evaluate.classifier.train_classifier", lambda *_: pytest.fail("not asked for")
@@ -317,6 +319,7 @@ def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeyp
     page = (tmp_path / "report.html").read_text()
     assert page.index("<dt>Loudness of the &lt;VAE&gt;</dt><dd>11</dd>") < page.index("the &lt;GAN&gt;</dt>")
     assert page.index("<h3>&lt;One&gt; of the GAN</h3>") < page.index("<h3>&lt;One&gt; of the VAE</h3>")
+    assert 'alt="Its &lt;sight&gt;"' in page
     assert "<h2>Of &amp; all</h2>" in page and "Its &lt;caption&gt;" in page
     assert "<th>models,<br>in all</th>" in page and '<th scope="row">&lt;row&gt;</th><td>2</td>' in page
     assert "Reconstruction" not in page and "Attributes" not in page
@@ -494,7 +497,7 @@ def test_large_images_are_fewer_in_a_bounded_amount_of_memory(faces, monkeypatch
     vae, gan = some.models
     images = [some.real.train, vae.train_means], [some.real.held_out, vae.means, vae.reconstructions]
     bytes_of_train, bytes_of_held_out = (sum(array.nbytes for array in arrays) for arrays in images)
-    made = vae.samples.nbytes + gan.samples.nbytes + vae.concept_images.nbytes
+    made = vae.samples.nbytes + gan.samples.nbytes + concept_images(vae).nbytes
     assert 700_000 < bytes_of_train <= 750_000
     assert 800_000 < bytes_of_held_out + made <= 2_250_000
     (note,) = some.notes

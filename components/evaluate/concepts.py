@@ -2,8 +2,25 @@
 
 import numpy as np
 
+from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, CONCEPT_STEPS, Autoencoder, once
+
 CONCEPT = "Smiling"
-STEPS = np.linspace(-1.5, 1.5, 7)  # along its vector; the middle one is none
+STEPS = np.linspace(-1.5, 1.5, CONCEPT_STEPS)  # along its vector; the middle one is none
+
+
+@once
+def concept_images(model: Autoencoder) -> np.ndarray | None:
+    """Held-out images moved along the vector of `CONCEPT`, float32 [at most `CONCEPT_LIMIT`, S, H, W, C].
+
+    S are the `STEPS` along it. None where the concept can't be learned.
+    """
+    real = model.inputs.real
+    if CONCEPT not in real.attribute_names:
+        return None
+    index = real.attribute_names.index(CONCEPT)
+    vector = concept_vector(model.train_means, real.train_attributes, index)
+    start = model.means[: model.inputs.fitting(CONCEPT_LIMIT)]
+    return model.generate(move(start, vector, STEPS))
 
 
 def concept_vector(latents: np.ndarray, attributes: np.ndarray, index: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The evaluation: what the trained models learned, in pictures and numbers, in one folder.
 
-It writes `grids/*.png`, `report.html` and, last, `metrics.json`: no `metrics.json`, no evaluation.
+It writes `grids/`, `report.html` and, last, `metrics.json`: no `metrics.json`, no evaluation.
 """
 
 import json
@@ -66,7 +66,13 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
             metrics.setdefault(found.name, {}).update(found.content.numbers)
         metrics["notes"] = inputs.notes
         logger.info("evaluate: writing %d pictures and the report to %s", len(pictures), output)
-        files = {f"grids/{picture.name}.png": picture.content.png for picture in pictures}
+        files = {
+            f"grids/{picture.name}{ending}": content
+            for picture in pictures
+            for ending, content in picture.content.files.items()
+        }
+        for found in results:
+            files.update(found.content.files)
         files[folder.REPORT] = render(inputs, results, pictures).encode(errors="backslashreplace")
         files[folder.MARK] = (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
         folder.replace(place, files, lease)

@@ -20,7 +20,7 @@ from latentfaces.common.lease import Lease
 from latentfaces.common.storage import AnyPath
 
 NEW, MARK, REPORT = ".new.zip", "metrics.json", "report.html"
-_OURS = re.compile(r"metrics\.json|report\.html|grids/[\w-]+\.png")
+_OURS = re.compile(r"metrics\.json|report\.html|concepts\.npz|grids/[\w-]+\.(png|webp|gif)")
 _SIGNS = {REPORT: "<title>Evaluation – latentfaces</title>".encode(), MARK: b'"held_out": {'}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -17,7 +19,7 @@ from latentfaces.common.examples import load_split
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
-from latentfaces.components.evaluate import classifier, concepts, distances, latents
+from latentfaces.components.evaluate import classifier, distances, latents
 from latentfaces.components.evaluate.models import Network, load_network, read_settings
 
 logger = logging.getLogger(__name__)
@@ -26,11 +28,32 @@ logger = logging.getLogger(__name__)
 TRAIN_LIMIT = 10_000  # for the classifier and the concept vector
 HELD_OUT_LIMIT = 2_000
 SAMPLES = 1_000  # drawn from each model for the numbers; the pictures show the first of them
-CONCEPT_LIMIT = 200  # moved along the concept vector
+CONCEPT_LIMIT, CONCEPT_STEPS = 200, 7  # images moved along a concept vector, and where to
 AT_ONCE = 1 << 30
 
 DIVERSITY_LIMIT = 500  # images compared pair by pair
 LEAST_TRAIN, LEAST_HELD_OUT = 50, 5  # examples with an attribute, and without, to learn it and to judge it
+
+
+Subject = TypeVar("Subject")
+Found = TypeVar("Found")
+
+
+def once(function: Callable[[Subject], Found]) -> Callable[[Subject], Found]:
+    """Decorates a function of what is evaluated, whose results are kept for as long as that is.
+
+    What several metrics and figures work from, and is no one else's concern, is such a function in a file of
+    its own.
+    """
+    results: weakref.WeakKeyDictionary[Subject, Found] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def find(subject: Subject) -> Found:
+        if subject not in results:
+            results[subject] = function(subject)
+        return results[subject]
+
+    return find
 
 
 class RealImages:
@@ -161,20 +184,6 @@ class Autoencoder(TrainedModel):
         """What the attribute classifier reads off the reconstructions, float32 [M, A]."""
         return self.inputs.classifier(self.reconstructions)
 
-    @functools.cached_property
-    def concept_images(self) -> np.ndarray | None:
-        """Held-out images moved along the vector of `CONCEPT`, float32 [at most `CONCEPT_LIMIT`, S, H, W, C].
-
-        S are the `STEPS` along it. None where the concept can't be learned.
-        """
-        real = self.inputs.real
-        if concepts.CONCEPT not in real.attribute_names:
-            return None
-        index = real.attribute_names.index(concepts.CONCEPT)
-        vector = concepts.concept_vector(self.train_means, real.train_attributes, index)
-        start = self.means[: self.inputs.fitting(CONCEPT_LIMIT)]
-        return self.generate(concepts.move(start, vector, concepts.STEPS))
-
 
 class Inputs:
     """All that is evaluated: the data set's images and the models.
@@ -216,7 +225,7 @@ class Inputs:
         for model in self.models:  # whose arrays are of float32
             made = SAMPLES
             if isinstance(model, Autoencoder):
-                made += held_out + CONCEPT_LIMIT * len(concepts.STEPS)
+                made += held_out + CONCEPT_LIMIT * CONCEPT_STEPS
                 of_train += 4 * model.latent_dim
             others += 4 * (size + model.latent_dim) * made
         self.train_count = min(train, max(1, AT_ONCE // 4 // of_train))
@@ -295,6 +304,6 @@ class Inputs:
             )
         if not self.dataset.attribute_names:
             notes.append("The data set has no attributes: there is no classifier and no concept vector.")
-        elif concepts.CONCEPT not in self.real.attribute_names:
-            notes.append(f"There are too few labelled examples for the concept vector of {concepts.CONCEPT}.")
+        elif not self.real.attribute_names:
+            notes.append("There are too few labelled examples of every attribute to learn it.")
         return notes

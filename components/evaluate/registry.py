@@ -4,6 +4,7 @@ One is a function of what it is about: the `RealImages`, a `TrainedModel`, an `A
 them all, the `Inputs`. It gives a `Result` or a `Picture`, or None where there is nothing to measure it by.
 """
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -44,25 +45,61 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """What a metric found: `numbers` for `metrics.json`, and what the page shows of them."""
+    """What a metric found.
+
+    Attributes:
+        numbers: for `metrics.json`.
+        facts: for the top of the page.
+        tables: for the page.
+        files: further files of the evaluation's folder, by name.
+    """
 
     numbers: Mapping[str, Any]
     facts: Sequence[Fact] = ()
     tables: Sequence[Table] = ()
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a figure shows: its heading, a caption that tells what one sees and how it was made, the image."""
+    """What a figure shows.
+
+    Attributes:
+        title: heading.
+        caption: what one sees, and how it was made.
+        alt: for those who don't see it: what there is to be seen.
+        image: the picture.
+    """
 
     title: str
     caption: str
+    alt: str
     image: Image.Image
 
     @functools.cached_property
-    def png(self) -> bytes:
-        """The bytes of the PNG file."""
-        return pictures.png(self.image)
+    def files(self) -> Mapping[str, bytes]:
+        """The files in `grids/`, by the ending of their names; the page shows the first."""
+        return {".png": pictures.png(self.image)}
+
+
+@dataclass(frozen=True)
+class Animation(Picture):
+    """A picture that moves; `image` is what stands for it where nothing may move.
+
+    Attributes:
+        frames: all of one size.
+        milliseconds: for which a frame is shown.
+    """
+
+    frames: Sequence[Image.Image]
+    milliseconds: int
+
+    @functools.cached_property
+    def files(self) -> Mapping[str, bytes]:
+        """The files in `grids/`: animated WebP and GIF, which repeat without end."""
+        return {
+            f".{kind}": pictures.animated(self.frames, kind, self.milliseconds) for kind in ("webp", "gif")
+        }
 
 
 # Of what is found: about images, about models that only generate, about others, and about all of them.

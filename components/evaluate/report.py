@@ -32,7 +32,7 @@ def render(inputs: Inputs, results: Sequence[Finding[Result]], pictures: Sequenc
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
+    environment.filters["data_uri"] = _data_uri
     environment.filters["number"] = number
     environment.filters["setting"] = _setting
     return environment.get_template("report.html.jinja").render(
@@ -46,6 +46,11 @@ def render(inputs: Inputs, results: Sequence[Finding[Result]], pictures: Sequenc
             dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
         ),
     )
+
+
+def _data_uri(picture: Picture) -> str:
+    ending, content = next(iter(picture.files.items()))
+    return f"data:image/{ending[1:]};base64,{base64.b64encode(content).decode()}"
 
 
 def _setting(value: object) -> str:

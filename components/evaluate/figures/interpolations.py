@@ -12,4 +12,5 @@ def interpolations(model: Autoencoder) -> Picture:
     count = max(min(6, len(model.means) // 2), 1)
     ways = latents.slerp(model.means[:count], model.means[-count:], 9)
     caption = "From one held-out image (left) to another (right): spherical interpolation of their latents."
-    return Picture("Interpolations", caption, grid(model.generate(ways)))
+    alt = "Rows of faces that change evenly from one person into another."
+    return Picture("Interpolations", caption, alt, grid(model.generate(ways)))

@@ -28,4 +28,5 @@ def manifold(model: Autoencoder) -> Picture | None:
         f"{x[0]:.2g} to {x[-1]:.2g}, the second upwards, {y[0]:.2g} to {y[-1]:.2g}, both by the quantiles of "
         "the held-out images."
     )
-    return Picture("Latent manifold", caption, grid(model.generate(latents.manifold(x, y)), tight=True))
+    alt = "A plane of images in which neighbours are alike and every kind has its region."
+    return Picture("Latent manifold", caption, alt, grid(model.generate(latents.manifold(x, y)), tight=True))

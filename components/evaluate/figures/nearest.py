@@ -20,4 +20,5 @@ def nearest(model: TrainedModel) -> Picture:
         "Above: of all samples those most like a train image. Below each: that train image. A model that "
         "copies shows the same picture twice."
     )
-    return Picture(f"{model.title}: nearest train images", caption, grid(cells, rows_in_group=2))
+    alt = "Pairs of a sample and the train image most like it; they should not be the same picture."
+    return Picture(f"{model.title}: nearest train images", caption, alt, grid(cells, rows_in_group=2))

@@ -9,4 +9,5 @@ from latentfaces.components.evaluate.registry import Picture, register_figure
 def real(images: RealImages) -> Picture:
     """Held-out images, 8 a row."""
     caption = f"Images of the data set's split “{images.split}”, to compare the generated ones with."
-    return Picture("Real images", caption, grid(in_rows(images.held_out[:64], 8)))
+    alt = "A grid of real images."
+    return Picture("Real images", caption, alt, grid(in_rows(images.held_out[:64], 8)))

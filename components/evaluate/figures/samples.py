@@ -11,4 +11,5 @@ def samples(model: TrainedModel) -> Picture:
     caption = (
         f"What the {model.generator_name} makes of random latent vectors: the first ones drawn, none chosen."
     )
-    return Picture(f"{model.title} samples", caption, grid(in_rows(model.samples[:64], 8)))
+    alt = "A grid of images that look like the real ones, each another."
+    return Picture(f"{model.title} samples", caption, alt, grid(in_rows(model.samples[:64], 8)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from latentfaces.components.evaluate.concepts import CONCEPT, STEPS
+from latentfaces.components.evaluate.concepts import CONCEPT, STEPS, concept_images
 from latentfaces.components.evaluate.inputs import Autoencoder
 from latentfaces.components.evaluate.registry import Result, Table, percent, register_metric
 
@@ -10,7 +10,7 @@ from latentfaces.components.evaluate.registry import Result, Table, percent, reg
 @register_metric("concept", about=Autoencoder)
 def concept(model: Autoencoder) -> Result | None:
     """The concept's `name`, `steps` along its vector, and the `shares` of images that it is then seen in."""
-    images = model.concept_images
+    images = concept_images(model)
     if images is None:
         return None
     index = model.inputs.real.attribute_names.index(CONCEPT)
