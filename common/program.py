@@ -75,6 +75,13 @@ def reporting() -> Iterator[None]:
         _end(
             1, f"{place} can't be read or written ({error.strerror or error}): check its disk and its rights"
         )
+    except Exception as error:
+        from google.api_core.exceptions import GoogleAPIError  # here: a program that ends well is spared it
+
+        if not isinstance(error, GoogleAPIError):
+            raise
+        reason = " ".join(str(error).split())
+        _end(1, f"a bucket can't be read or written ({reason}): check its name and your rights")
 
 
 def _end(status: int, sentence: str) -> NoReturn:

@@ -185,19 +185,32 @@ def publish(local_file: Path, target: AnyPath, *, lasting: bool = True) -> None:
         local_file.unlink()
 
 
+@contextlib.contextmanager
+def writing(target: AnyPath) -> Iterator[BinaryIO]:
+    """Yields a new local file for what is too large for `write`; if the block ends well, it becomes `target`.
+
+    All or nothing, and it is still there after a power cut.
+    """
+    folder = None
+    if isinstance(target, Path):
+        folder = target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(name, 0o666 & ~_umask())
+        publish(Path(name), target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 def write(target: AnyPath, data: bytes) -> None:
     """Writes a small file, all or nothing; it is still there after a power cut."""
     if isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.chmod(name, 0o666 & ~_umask())
-            publish(Path(name), target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with writing(target) as file:
+            file.write(data)
     else:
         _blob(target).upload_from_string(
             data, content_type=_content_type(target), timeout=TIMEOUT, retry=RETRY

@@ -47,11 +47,16 @@ class Network:
     Args:
         model: with one input of known shape; of several outputs, the first is kept.
         name: for messages.
+
+    Attributes:
+        input_shape: of one input.
+        output_shape: of one output.
+        batch: inputs that are run at once.
     """
 
     def __init__(self, model: keras.Model, name: str) -> None:
         self.input_shape, self.output_shape, values = _sizes(model)
-        self._name, self._batch = name, max(1, min(BATCH, BATCH_BYTES // (4 * values)))
+        self._name, self.batch = name, max(1, min(BATCH, BATCH_BYTES // (4 * values)))
 
         @tf.function(input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32)])
         def run(batch: tf.Tensor) -> tf.Tensor:
@@ -72,20 +77,20 @@ class Network:
             UserError: if the network gives values that are not finite.
         """
         outputs = np.empty((len(inputs), *self.output_shape), np.float32)
-        for start in range(0, len(inputs), self._batch):
-            rows = slice(start, start + self._batch)
+        for start in range(0, len(inputs), self.batch):
+            rows = slice(start, start + self.batch)
             outputs[rows] = self._run(to_float(inputs[rows])).numpy()
             if not np.isfinite(outputs[rows]).all():
                 raise UserError(f"{self._name} gives values that are not finite: train it again")
         return outputs
 
 
-def read_settings(folder: str, name: str, image_shape: tuple[int, ...] | None) -> dict[str, Any]:
+def read_settings(folder: str, name: str | None, image_shape: tuple[int, ...] | None) -> dict[str, Any]:
     """Reads a model folder's `config.json`, of any version, and checks that the model fits a data set.
 
     Args:
         folder: local or `gs://`.
-        name: of the model family.
+        name: of the model family; None for any.
         image_shape: (height, width, channels) of the data set; None where there is none.
 
     Raises:
@@ -101,7 +106,7 @@ def read_settings(folder: str, name: str, image_shape: tuple[int, ...] | None) -
         raise _missing(folder, "config.json") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"'{folder}/config.json' does not say which model it is: train again") from None
-    if model != name:
+    if name is not None and model != name:
         model = printable(model)
         raise UserError(f"the model folder '{folder}' holds a {model}, not a {name}: give it as --{model}")
     if image_shape and shape != list(image_shape):

@@ -1,0 +1,1 @@
+"""The trained models at work, above the evaluation, whose loading of networks it shares."""

@@ -1,0 +1,75 @@
+"""The concept vectors that an evaluation leaves in `concepts.npz`, read back with care."""
+
+import hashlib
+import io
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from latentfaces.common import storage
+from latentfaces.common.dataset import check_attribute_names
+from latentfaces.common.errors import UserError
+from latentfaces.common.model_folder import brief
+from latentfaces.common.storage import AnyPath
+
+_LARGEST = 64 << 20  # bytes, as they are in the file and unpacked
+
+
+class Concept(NamedTuple):
+    """One concept.
+
+    Attributes:
+        vector: what is added to the latents of an image, float32 [D].
+        strength: how many times it, for a change that shows most clearly.
+        works: whether it shows in enough images.
+    """
+
+    vector: np.ndarray
+    strength: float
+    works: bool
+
+
+def read_concepts(file: AnyPath, decoder: bytes, latent_dim: int) -> dict[str, Concept]:
+    """Reads concept vectors, by name; the file may come from anywhere.
+
+    Args:
+        file: arrays `names` (text [A]), `vectors` (floats [A, D]), `strengths` (floats [A]), `works`
+            (bool [A]) and `decoder_sha256` (a text).
+        decoder: content of the decoder's file, to which they have to belong.
+        latent_dim: D.
+
+    Raises:
+        UserError: if there is no such file, it holds other things, or it belongs to another decoder.
+    """
+    try:
+        data = storage.read(file, 0, _LARGEST + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"there are no concept vectors in {file}: evaluate the model on images with labels, or name the "
+            "concepts' file"
+        ) from None
+    try:
+        unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())
+        if unpacked > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            names, vectors, strengths, works, sha256 = (
+                arrays[name] for name in ("names", "vectors", "strengths", "works", "decoder_sha256")
+            )
+        count = len(names)
+        if (vectors.shape, strengths.shape, works.shape) != ((count, latent_dim), (count,), (count,)):
+            raise ValueError(f"it has no {count} vectors of {latent_dim} dimensions")
+        if "".join(each.dtype.kind for each in (names, vectors, strengths, works, sha256)) != "UffbU":
+            raise ValueError("its arrays are of other types")
+        if not (np.isfinite(vectors).all() and np.isfinite(strengths).all()):
+            raise ValueError("it holds numbers that are not finite")
+        check_attribute_names(names.tolist())
+    except Exception as error:  # damaged bytes make NumPy and zipfile raise many kinds
+        raise UserError(
+            f"{file} holds no concept vectors ({brief(error)}): evaluate the model again"
+        ) from None
+    if sha256.tolist() != hashlib.sha256(decoder).hexdigest():
+        raise UserError(f"{file} belongs to another model: evaluate this one, or name its own concepts' file")
+    rows = zip(vectors.astype(np.float32), strengths.tolist(), works.tolist(), strict=True)
+    return {name: Concept(*row) for name, row in zip(names.tolist(), rows, strict=True)}
