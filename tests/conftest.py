@@ -2,14 +2,19 @@
 
 import csv
 import hashlib
+import json
+import logging
+import os
 import socket
 from contextlib import ExitStack
 from http import HTTPStatus
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 import requests
+import typer.testing
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
 
@@ -23,6 +28,8 @@ from latentfaces.common.dataset import (
     shard_name,
     write_dataset,
 )
+from latentfaces.common.promoted import PROMOTED, Decision, update
+from latentfaces.pipelines.cli import app
 from latentfaces.preprocessing import job
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
 
@@ -34,6 +41,17 @@ def free_ports(count):
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def invoke(*arguments):
+    """Runs a command in this process, whose logging and environment are afterwards as they were."""
+    loggers = [logging.getLogger(), logging.getLogger("latentfaces")]
+    levels = [logger.level for logger in loggers]
+    with mock.patch.dict(os.environ), mock.patch.multiple(loggers[0], handlers=[], filters=[]):
+        result = typer.testing.CliRunner().invoke(app, list(map(str, arguments)))
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    return result
 
 
 def make_dataset(folder, attribute_names=(), source="random", **splits):
@@ -186,3 +204,71 @@ def float64():
     yield
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+
+
+VECTORS = np.array([[2, 0, 0, 0], [0, -1, 0.5, 0]], np.float32)  # of Smiling, which works, and Eyeglasses
+
+
+def save_models(run):
+    """Writes a GAN of 16x16x3, a linear VAE of 8x8x3 with 4 latents, both untrained, and concept vectors."""
+    import keras
+
+    from latentfaces.components.train.convolution import portable
+    from latentfaces.components.train.models.dcgan import small_generator
+
+    keras.utils.set_random_seed(0)
+    images, latents = keras.Input((8, 8, 3)), keras.Input((4,))
+    flat = keras.layers.Flatten()(images)
+    encoder = keras.Model(images, [keras.layers.Dense(4)(flat) for _ in range(2)])
+    pixels = keras.layers.Dense(192, activation="sigmoid")(latents)
+    decoder = keras.Model(latents, keras.layers.Reshape((8, 8, 3))(pixels))
+    generator = portable(small_generator((16, 16, 3), 64))
+    for family, shape, networks in (
+        ("gan", (16, 16, 3), {"generator": generator}),
+        ("vae", (8, 8, 3), {"encoder": encoder, "decoder": decoder}),
+    ):
+        (run / family).mkdir(parents=True)
+        for name, network in networks.items():
+            network.save(run / family / f"{name}.keras")
+        (run / family / "config.json").write_text(json.dumps({"model": family, "image_shape": shape}))
+    (run / "evaluation").mkdir()
+    save_concepts(run / "evaluation" / "concepts.npz", run / "vae")
+
+
+def save_concepts(file, vae, **changed):
+    """Writes concept vectors as the evaluation does, but for some arrays."""
+    sha256 = hashlib.sha256((vae / "decoder.keras").read_bytes()).hexdigest()
+    arrays = {
+        "names": np.array(["Smiling", "Eyeglasses"]),
+        "vectors": VECTORS,
+        "strengths": np.array([2.0, 1.0]),
+        "works": np.array([True, False]),
+        "decoder_sha256": np.array(sha256),
+    }
+    np.savez(file, **(arrays | changed))
+
+
+@pytest.fixture(scope="session")
+def trained_root(tmp_path_factory):
+    """A root whose run r1 has the models of `save_models`, the GAN promoted; tests must not change it."""
+    root = tmp_path_factory.mktemp("root")
+    save_models(root / "runs" / "r1")
+    made = Decision(run="r1", model="gan", decision=PROMOTED, why="for a test")
+    update(str(root), lambda present: present.decide(made))
+    return root
+
+
+@pytest.fixture
+def run_folder(trained_root):
+    """The folder of `trained_root`'s run."""
+    return trained_root / "runs" / "r1"
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Two photographs in a folder of their own."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number, name in enumerate(("ann.jpg", "bob.png")):
+        cv2.imwrite(str(folder / name), photograph(number))
+    return [folder / "ann.jpg", folder / "bob.png"]

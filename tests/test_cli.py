@@ -1,7 +1,6 @@
 """The command line as a user meets it: exit status and what it prints, of a process where that matters."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -9,11 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import typer.testing
 import yaml
+from conftest import invoke
 
 from latentfaces.pipelines.cli import app
 
@@ -71,17 +70,6 @@ MISTAKES = [
     ("synthesize --count 0 --output {out}", "0"),
     ("synthesize --count 5 --output {tmp}", "{tmp}"),
 ]
-
-
-def invoke(*arguments):
-    """Runs a command in this process, whose logging and environment are afterwards as they were."""
-    loggers = [logging.getLogger(), logging.getLogger("latentfaces")]
-    levels = [logger.level for logger in loggers]
-    with mock.patch.dict(os.environ), mock.patch.multiple(loggers[0], handlers=[], filters=[]):
-        result = typer.testing.CliRunner().invoke(app, arguments)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-    return result
 
 
 @pytest.mark.parametrize(("command", "names"), MISTAKES, ids=[command for command, _ in MISTAKES])
