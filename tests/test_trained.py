@@ -49,6 +49,21 @@ def test_a_sample_follows_from_its_seed(gan):
     assert gan.sample(0).shape == (0, 16, 16, 3)
 
 
+@pytest.mark.parametrize(("most", "size"), [(256, 16), (5, 5)])
+def test_networks_run_in_batches_of_one_size_which_may_change_the_last_bit(gan, most, size):
+    sizes, network = set(), gan._generator
+
+    class Recorder:
+        batch = most
+
+        def __call__(self, batch):
+            sizes.add(len(batch))
+            return network(batch)
+
+    gan._generator = Recorder()
+    assert len(gan.sample(1)) == 1 and len(gan.sample(17)) == 17 and sizes == {size}
+
+
 @pytest.mark.parametrize("threshold", [0.3, 1.0, 2.5])
 def test_truncated_latents_are_of_the_truncated_normal_distribution(threshold):
     places = np.linspace(0.001, 0.999, 999)
