@@ -32,7 +32,10 @@ app.add_typer(cluster_cli.commands)
 app.add_typer(models_cli.commands)
 
 Source = Annotated[
-    str, typer.Option(help="CelebA as distributed, a folder of images, or a zip of either; local or gs://.")
+    str,
+    typer.Option(
+        help="CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or gs://."
+    ),
 ]
 DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `preprocess`; local or gs://.")]
 

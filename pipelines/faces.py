@@ -28,7 +28,7 @@ from latentfaces.preprocessing.options import PreprocessConfig
 DOCUMENTATION = """Trains {models} on a folder of faces and renders what they learned.
 
 Args:
-    source: CelebA as distributed, a folder of images, or a zip of either; local or gs://.
+    source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or gs://.
     root: Folder for data sets and runs, the same for every run; a bucket on a cluster.
     destination: Folder for the evaluation; by default the run's own.
 {options}

@@ -26,7 +26,7 @@ def fingerprint(source: str, config: PreprocessConfig) -> str:
     To be taken before the images are read: then what changes meanwhile makes the next fingerprint another.
 
     Args:
-        source: CelebA as distributed, a folder of images, or a zip of either; local or `gs://`.
+        source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or `gs://`.
         config: the options.
 
     Raises:

@@ -39,7 +39,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
     """Makes a data set from images.
 
     Args:
-        source: CelebA as distributed, a folder of images, or a zip of either; local or `gs://`.
+        source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or `gs://`.
         output: The data set's folder, local or `gs://`; an earlier data set there is replaced at the end.
         console: Where progress and the closing table are shown; by default standard error.
         **options: The fields of `PreprocessConfig`.
@@ -60,7 +60,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
     refuse_foreign(output_path)
     beam_options = engine.parse_options(config.beam_options)
 
-    found = sources.find(source, config.attributes, config.partition)
+    found = sources.find(source, config.attributes, config.partition, config.labels)
     started = time.monotonic()
     with _full_disk_told(output), new_job(output_path) as job:
         folder = job.folder

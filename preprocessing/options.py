@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from latentfaces.common.errors import UserError
 from latentfaces.common.options import Option, check, option
 
 
@@ -18,7 +19,14 @@ class PreprocessConfig:
     )
     channels: int = option(3, help="1 for grey, 3 for RGB.", choices=(1, 3))
     max_rejected: float = option(0.01, help="Share of the inputs that may be refused.", minimum=0, maximum=1)
-    attributes: str = option("", help="Label file, where it does not lie beside the images.")
+    labels: str = option(
+        "lists",
+        help="Where labels are: in lists, CelebA's or --attributes; or in folders, one for each class.",
+        choices=("lists", "folders"),
+    )
+    attributes: str = option(
+        "", help="Label file, CelebA's or a .csv of one's own, instead of one that lies there."
+    )
     partition: str = option("", help="Partition file, likewise.")
     beam_options: list[str] = option(
         [], help="Beam's own options, after --, such as --runner=DataflowRunner.", rest=True
@@ -29,3 +37,5 @@ class PreprocessConfig:
         """Checks the values; raises `UserError`."""
         check(self)
         Option(help="", minimum=0).check("examples_per_shard", self.examples_per_shard)
+        if self.attributes and self.labels == "folders":
+            raise UserError("--attributes and --labels folders both name labels: give one of them")

@@ -48,6 +48,7 @@ def make_plan(
             shards = max(shards, min(_PARALLEL_SHARDS, -(-count // _PARALLEL_EXAMPLES)))
         for index in range(shards):
             part = images[index * count // shards : (index + 1) * count // shards]
+            part.sort(key=lambda image: image.place)  # as they are read best, however they were mixed
             yield PlannedShard(split, shard_name(split, index, shards), part)
 
 

@@ -88,7 +88,13 @@ def test_options_count_where_they_change_the_data_set(faces, tmp_path):
     seen = {fingerprint(faces, **{name: value}) for name, value in PreprocessConfig().__dict__.items()}
     assert seen == {fingerprint(faces)}
     assert fingerprint(faces, beam_options=["--runner=DataflowRunner"]) in seen
-    for options in ({"image_size": 32}, {"channels": 1}, {"max_rejected": 0.5}, {"examples_per_shard": 10}):
+    for options in (
+        {"image_size": 32},
+        {"channels": 1},
+        {"max_rejected": 0.5},
+        {"labels": "folders"},
+        {"examples_per_shard": 10},
+    ):
         assert fingerprint(faces, **options) not in seen
         seen.add(fingerprint(faces, **options))
     # a list that is named counts as if it were found, wherever it lies

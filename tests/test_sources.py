@@ -18,6 +18,7 @@ from google.cloud.storage import Blob
 
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError
+from latentfaces.preprocessing.plan import make_plan
 from latentfaces.preprocessing.resize import RefusedImage
 from latentfaces.preprocessing.sources import Image, find, hash_split
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES, LISTS
@@ -166,6 +167,7 @@ def test_celeba_as_one_zip_gives_the_same_with_the_lists_in_it(
 
 
 def test_what_lies_outside_of_celebas_folder_in_a_zip_is_told(tmp_path, tree, caplog):
+    caplog.set_level("WARNING", "latentfaces")
     (tree / "README.txt").write_text("hello")
     whole_zip(tree, tmp_path / "archive.zip")
     assert find(str(tmp_path / "archive.zip")).refused == []
@@ -183,6 +185,7 @@ def test_a_damaged_list_in_a_zip_is_told(tmp_path, tree):
 
 
 def test_a_source_without_labels_or_partition_says_so(tree, caplog):
+    caplog.set_level("WARNING", "latentfaces")
     (tree / "list_eval_partition.txt").unlink()
     assert find(str(tree)).attribute_names == ATTRIBUTES
     images = tree / "img_align_celeba"
@@ -281,6 +284,182 @@ def test_any_folder_of_images_is_split_by_name(tmp_path):
     found = {name: data for split in read.values() for name, (_, data) in split.items()}
     assert found == {name: name.encode() for name in ("b.jpg", "deep/er/a.png", "deep/c.txt", "ä ö.webp")}
     assert all(hash_split(name) == split for split, images in read.items() for name in images)
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """100 images in a folder for each class, below one that holds them all."""
+    for number in range(100):
+        folder = ("cats", "dogs", "birds/small", "birds/large")[number % 4]
+        path = tmp_path / "animals" / "all" / folder / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    return tmp_path / "animals"
+
+
+def by_class(source):
+    """{name: (split, label, content)} of a source with folders for labels."""
+    return {
+        name: (split, source.attribute_names[labels.bit_length() - 1], content)
+        for split, images in contents(source).items()
+        for name, (labels, content) in images.items()
+        if labels.bit_count() == 1
+    }
+
+
+def test_folders_are_labels_where_that_is_asked_for(animals, caplog):
+    caplog.set_level("INFO", "latentfaces")
+    source = find(str(animals), labels="folders")
+    assert source.attribute_names == ("birds", "cats", "dogs") and source.refused == []
+    assert f"labels of {animals}, by folders: birds, cats, dogs" in caplog.messages
+    found = by_class(source)
+    assert len(found) == 100
+    for name, (split, label, content) in found.items():
+        assert name.startswith(f"all/{label}/") and split == hash_split(name)
+        assert content == (animals / name).read_bytes()
+    assert find(str(animals)).attribute_names == ()
+
+
+def test_folders_are_the_same_labels_in_a_zip_and_in_a_bucket(animals, tmp_path, bucket):
+    whole_zip(animals, tmp_path / "animals.zip")
+    storage.write(bucket / "animals.zip", (tmp_path / "animals.zip").read_bytes())
+    for path in animals.rglob("*.jpg"):
+        storage.write(bucket / "animals" / path.relative_to(animals).as_posix(), path.read_bytes())
+    expected = by_class(find(str(animals), labels="folders"))
+    for source in (tmp_path / "animals.zip", "gs://bucket/animals.zip", "gs://bucket/animals"):
+        assert by_class(find(str(source), labels="folders")) == expected
+
+
+def test_the_first_images_of_a_split_are_of_all_classes_and_a_shard_is_read_in_order(animals):
+    source = find(str(animals), labels="folders")
+    first = Counter(image.labels for image in source.splits["train"][:50])
+    assert first.keys() == {1, 2, 4} and min(first.values()) >= 5
+    shards = [shard.images for shard in make_plan(source.splits, 1, examples_per_shard=50)]
+    assert all(shard == sorted(shard, key=lambda image: image.place) for shard in shards)
+    assert {image.labels for image in shards[0]} == {1, 2, 4}
+
+
+def test_what_lies_in_no_folder_of_a_class_is_refused(animals):
+    (animals / "README.txt").write_text("hello")
+    (animals / "all" / "new.jpg").write_bytes(b"x")
+    (animals / "all" / "link").symlink_to(animals / "all" / "cats")
+    source = find(str(animals), labels="folders")
+    assert source.attribute_names == ("birds", "cats", "dogs")
+    reason = "in no folder of a class, and folders are the labels"
+    assert sorted(source.refused) == [
+        ("README.txt", reason),
+        ("all/link/", "a link to a folder: put the folder itself there"),
+        ("all/new.jpg", reason),
+    ]
+
+
+def test_a_list_that_lies_beside_the_folders_is_no_list_of_their_labels(animals, celeba):
+    shutil.copy(celeba / "list_attr_celeba.txt", animals.parent)
+    assert len(by_class(find(str(animals), labels="folders"))) == 100
+    assert len(find(str(animals)).refused) == 100 + 120
+
+
+@pytest.mark.parametrize(
+    "folders, words",
+    [
+        (["a"], "has images in 0 folders beside one another"),
+        (["a", "a/b"], "has images in 1 folders beside one another"),
+        ([f"{number:05d}" for number in range(101)], "in 101 folders .* there are 2 to 100"),
+        (["a\x1b", "b"], "the folders of .* cannot be labels, .*printable characters: rename them"),
+    ],
+)
+def test_folders_that_cannot_be_labels_are_told(tmp_path, folders, words):
+    for folder in folders:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "x.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=words) as error:
+        find(str(tmp_path), labels="folders")
+    assert str(error.value).isprintable()
+
+
+def table(tmp_path, text):
+    """The attributes of images `a.jpg` to `d.jpg` with labels from a .csv, and {name: their values}."""
+    (images := tmp_path / "images").mkdir(exist_ok=True)
+    for name in "abcd":
+        (images / f"{name}.jpg").write_bytes(b"x")
+    (tmp_path / "labels.csv").write_text(text)
+    source = find(str(images), attributes=str(tmp_path / "labels.csv"))
+    count = len(source.attribute_names)
+    found = (image for images in source.splits.values() for image in images)
+    return source.attribute_names, {image.name[0]: list(image.attributes(count)) for image in found}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,Smiling,Young\na.jpg,1,0\nb.jpg,0,1\nc.jpg,1,1\nd.jpg,0,0\n",
+        "file,Smiling,Young\na.jpg,1,-1\nb.jpg,-1,1\nc.jpg,1,1\nd.jpg,-1,-1\n",
+        "file,Smiling,Young\na.jpg,True,False\nb.jpg,False,True\nc.jpg,true,TRUE\nd.jpg,false,false\n",
+        "file,Smiling,Young\na.jpg,1.0,0.0\nb.jpg,0.0,1.0\nc.jpg,1,1\nd.jpg,0.0,-1.0\n",
+        "file, Smiling , Young\na.jpg, 1, 0\nb.jpg, 0, 1\nc.jpg, 1 ,1\nd.jpg,0 , 0\n",
+        ",file,Smiling,Young\n0,a.jpg,1,0\n1,b.jpg,0,1\n2,c.jpg,1,1\n3,d.jpg,0,0\n",  # pandas' index
+        ",Smiling,Young\na.jpg,1,0\nb.jpg,0,1\nc.jpg,1,1\nd.jpg,0,0\n",  # names for pandas' index
+        '\ufefffile,"Smiling",Young\r\n"a.jpg",1,0\r\nb.jpg,"0",1\r\n\r\nc.jpg,1,1\r\nd.jpg,0,0\r\n',
+    ],
+)
+def test_a_table_of_ones_own_is_read_in_every_usual_spelling(tmp_path, text):
+    assert table(tmp_path, text) == (
+        ("Smiling", "Young"),
+        {"a": [1, 0], "b": [0, 1], "c": [1, 1], "d": [0, 0]},
+    )
+
+
+def test_a_column_of_classes_becomes_an_attribute_for_each(tmp_path):
+    text = "file,Young,hair,digit\na.jpg,1,red,10\nb.jpg,0, black,9\nc.jpg,1,black,1\nd.jpg,0,no hair,0\n"
+    names, found = table(tmp_path, text)
+    assert names == (
+        "Young", "hair_black", "hair_no hair", "hair_red", "digit_0", "digit_1", "digit_9", "digit_10",
+    )  # fmt: skip
+    assert found == {
+        "a": [1, 0, 0, 1, 0, 0, 0, 1],
+        "b": [0, 1, 0, 0, 0, 0, 1, 0],
+        "c": [1, 1, 0, 0, 0, 1, 0, 0],
+        "d": [0, 0, 1, 0, 1, 0, 0, 0],
+    }
+
+
+WANTED = "expected a file name and 1 values of 1 or -1, or classes"
+
+
+@pytest.mark.parametrize(
+    "lines, words",
+    [
+        (["a,1", "b,-1", "c,x"], f"line 4: {WANTED}, and Smiling is 'x'"),
+        (["a,x", "b,true"], f"line 3: {WANTED}, and Smiling is 'true'"),
+        (["a,0", "b,2", "c,-1"], f"line 4: {WANTED}, and Smiling is '-1'"),
+        (["a,1", "b,"], f"line 3: {WANTED}, and Smiling is ''"),
+        (["a,x", "b,"], f"line 3: {WANTED}, and Smiling is ''"),
+        (["a,1", "b,1,1"], f"line 3: {WANTED}$"),
+        (["a,1", "b"], f"line 3: {WANTED}$"),
+        (["a,1", "b,0", "a,0"], "line 4: a second line for a"),
+        (
+            [f"{k},{k}" for k in range(101)],
+            "line 102: .* has more than 100 different ones, too many for classes",
+        ),
+        ([f"{k},{' ' * k}1" for k in range(300)], "line 102: .* has more than 100 different ones"),
+        (
+            ["a,x\x1b", "b,y"],
+            "attributes of .*labels.csv cannot be used, .*printable characters: rename them",
+        ),
+        ([f"a,{'x' * 200}"], "attributes of .*labels.csv cannot be used, .*at most 200 printable"),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_told_with_its_line(tmp_path, lines, words):
+    with pytest.raises(UserError, match=words) as error:
+        table(tmp_path, "\n".join(["file,Smiling", *lines]))
+    assert "labels.csv" in str(error.value) and str(error.value).isprintable()
+
+
+def test_columns_that_come_to_the_same_names_are_told(tmp_path):
+    with pytest.raises(UserError, match="labels.csv cannot be used, two attributes have the same name"):
+        table(tmp_path, "file,a_b,a\nx,c,b_c\ny,d,e\n")
+    with pytest.raises(UserError, match="labels.csv does not name its attributes in its header"):
+        table(tmp_path, "file\na.jpg\n")
 
 
 def test_the_hash_splits_eighty_ten_ten():
@@ -418,7 +597,7 @@ def test_missing_and_empty_sources_are_told(tmp_path):
     for source, words in (
         ("nowhere", "does not exist"),
         ("empty", "has no images"),
-        ("file.txt", "is not a folder or a .zip"),
+        ("file.txt", "is not a folder or a .zip/.npz"),
         ("nowhere.zip", "there is no file"),
         ("broken.zip", "not a readable zip"),
         ("empty.zip", "has no images"),

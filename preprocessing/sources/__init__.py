@@ -1,4 +1,4 @@
-"""Where images come from: CelebA as it is distributed, any folder of photographs, or an archive of either.
+"""Where images come from: CelebA as distributed, any folder of photographs, an archive of either, an .npz.
 
 A source is looked through once, before the Beam job starts: which images there are, which split each belongs
 to and what its labels say. Images are known by their name below the source, with forward slashes; a name is a
@@ -9,9 +9,9 @@ Files of the operating system (`.DS_Store`, anything with a name that starts wit
 is refused, by name.
 """
 
-import hashlib
 import logging
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import SPLITS
+from latentfaces.common.dataset import SPLITS, check_attribute_names
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import RefusedImage
 from latentfaces.preprocessing.sources import celeba
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
 from latentfaces.preprocessing.sources.folder import Folder
+from latentfaces.preprocessing.sources.npz import Npz
+from latentfaces.preprocessing.sources.split import hash_split, name_digest
 from latentfaces.preprocessing.sources.zip import Zip
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Images(Protocol):
         """
 
 
-ARCHIVES: dict[str, Callable[[str], Images]] = {".zip": Zip}
+ARCHIVES: dict[str, Callable[[str], Images]] = {".zip": Zip, ".npz": Npz}
 """Kinds of archives by the ending of their names; what has no such ending is a folder."""
 
 
@@ -85,7 +87,8 @@ class Source:
     Attributes:
         images: Reads the images.
         attribute_names: Names of the labels; empty without.
-        splits: The inputs of `train`, `valid` and `test`, in the order in which they are read best.
+        splits: The inputs of `train`, `valid` and `test`, in the order in which they are read best; where
+            folders are labels, by their names' SHA-256, so that the first of a split are of all classes.
         refused: (name, reason) of what cannot be used, without opening an image.
     """
 
@@ -95,7 +98,7 @@ class Source:
     refused: list[tuple[str, str]]
 
 
-def find(source: str, attributes: str = "", partition: str = "") -> Source:
+def find(source: str, attributes: str = "", partition: str = "", labels: str = "lists") -> Source:
     """Looks through a source.
 
     Images are taken from `img_align_celeba` or an archive of this name, in `source` or in its `Img`, where
@@ -112,6 +115,8 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
         source: Folder or archive, local or `gs://`.
         attributes: Label file in CelebA's `.txt` or `.csv` form, instead of one found.
         partition: Partition file, likewise.
+        labels: "lists" as above; or "folders": no list of labels is looked for, each folder below the one
+            that holds all images is a class, and an image in none of them is refused.
 
     Raises:
         UserError: The source is missing, is empty, or its labels or partition cannot be understood.
@@ -134,7 +139,8 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
         file = celeba.find_list(named, usual, folders)
         return celeba.read_list(file) if file else None
 
-    attribute_list = find_list(attributes, celeba.ATTRIBUTE_FILES)
+    by_folder = labels == "folders"
+    attribute_list = None if by_folder else find_list(attributes, celeba.ATTRIBUTE_FILES)
     partition_list = find_list(partition, celeba.PARTITION_FILES)
 
     entries = [each for each in entries if each[0].rsplit("/", 1)[-1] not in celeba.LISTS]
@@ -152,13 +158,22 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
             f"{shown} has two entries named '{printable(twice[0])}': names have to be unique, rename one"
         )
 
-    attribute_names, labels = celeba.read_attributes(attribute_list) if attribute_list else ((), {})
+    attribute_names: tuple[str, ...] = ()
+    labelled: Mapping[str, int] = {}
+    if by_folder:
+        usable = [name for name, place in entries if not isinstance(place, RefusedImage)]
+        attribute_names, labelled = _labels_by_folder(usable, shown)
+    elif attribute_list:
+        attribute_names, labelled = celeba.read_attributes(attribute_list)
     parts = celeba.read_partition(partition_list) if partition_list else {}
-    if not attribute_list:
+    if attribute_names:
+        names = textwrap.shorten(", ".join(attribute_names), 120, placeholder=" …")
+        logger.info("labels of %s, by %s: %s", shown, labels, names)
+    else:
         logger.warning("no labels found beside %s: its images have no attributes", shown)
     if not partition_list:
         logger.warning("no partition found beside %s: the names of its images decide their split", shown)
-    files = ((attribute_list, labels), (partition_list, parts))
+    files = ((attribute_list, labelled), (partition_list, parts))
     lists = [(file.name, lines) for file, lines in files if file]
 
     splits: dict[str, list[Image]] = {split: [] for split in SPLITS}
@@ -168,9 +183,14 @@ def find(source: str, attributes: str = "", partition: str = "") -> Source:
             refused.append((name, str(place)))
         elif missing := [file for file, lines in lists if name not in lines]:
             refused.append((name, f"no line in {missing[0]}"))
+        elif by_folder and name not in labelled:
+            refused.append((name, "in no folder of a class, and folders are the labels"))
         else:
             split = SPLITS[parts[name]] if partition_list else hash_split(name)
-            splits[split].append(Image(name, labels.get(name), place))
+            splits[split].append(Image(name, labelled.get(name), place))
+    if by_folder:
+        for images_of_split in splits.values():
+            images_of_split.sort(key=lambda image: name_digest(image.name))
     listed = {name: file for file, lines in reversed(lists) for name in lines.keys() - found.keys()}
     for name in sorted(listed):
         refused.append((name, f"listed in {listed[name]}, but there is no such image"))
@@ -221,6 +241,25 @@ def _locate(source: str) -> tuple[AnyPath, list[AnyPath]]:
         raise UserError(f"the source {shown} cannot be read: {error.strerror}") from None
 
 
+def _labels_by_folder(names: Iterable[str], shown: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes that folders are, and of each image in one of them a number whose bit i is class i."""
+    folders = {name: name.split("/")[:-1] for name in names}
+    depth = len(os.path.commonprefix([path for path in folders.values() if path]))
+    classes = {name: path[depth] for name, path in folders.items() if len(path) > depth}
+    found = sorted(set(classes.values()))
+    if not 2 <= len(found) <= celeba.MOST_CLASSES:
+        raise UserError(
+            f"{shown} has images in {len(found)} folders beside one another, and folders can be labels where "
+            f"there are 2 to {celeba.MOST_CLASSES}: give each class a folder, or leave out --labels folders"
+        )
+    try:
+        check_attribute_names(found)
+    except ValueError as error:
+        raise UserError(f"the folders of {shown} cannot be labels, {error}: rename them") from None
+    bits = {each: 1 << position for position, each in enumerate(found)}
+    return tuple(found), {name: bits[each] for name, each in classes.items()}
+
+
 def _read_inside(images: Images, place: Any, path: str) -> celeba.List:
     """Reads a list that lies among the images of an archive."""
     (content,) = images.read([place])
@@ -238,12 +277,6 @@ def _is_same(folder: AnyPath, place: Any, file: AnyPath) -> bool:
         return os.path.samefile(path, file) if isinstance(path, Path) else str(path) == str(file)
     except OSError:
         return False
-
-
-def hash_split(name: str) -> str:
-    """The split of an image without a partition file: train 80 %, valid 10 %, test 10 %, by SHA-256."""
-    tenth = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) * 10 >> 64
-    return SPLITS[max(0, tenth - 7)]
 
 
 def _is_input(name: str) -> bool:

@@ -1,8 +1,9 @@
-"""CelebA as it is distributed: where its images lie, and its lists of labels and partition."""
+"""CelebA as it is distributed: where its images lie, and lists of labels and partition, like its own."""
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from latentfaces.common import storage
@@ -33,6 +34,10 @@ LISTS = frozenset(
 )  # fmt: skip
 """All lists that come with CelebA, by name: none of them is an image, used or not."""
 
+MOST_CLASSES = 100
+"""So many values at most may a column of classes have, and so many folders may be classes."""
+
+_TRUTHS = {"1": True, "1.0": True, "true": True} | dict.fromkeys(("0", "0.0", "-1", "-1.0", "false"), False)
 _LIST_FOLDERS = ("", "Anno", "Eval")  # where lists lie, beside the images or in a folder further up
 _LONGEST_LIST = 1 << 30  # bytes
 _LONGEST_LINE = 4 << 20  # characters
@@ -133,8 +138,48 @@ def read_list(file: AnyPath) -> List:
     return List(path, content)
 
 
+class _Column(dict[str, int]):
+    """The texts in a column of a list of labels, numbered as they come; a new one has to fit the others."""
+
+    def __init__(self, name: str, *, may_be_classes: bool) -> None:
+        super().__init__()
+        self.name = name
+        self._may_be_classes = may_be_classes
+
+    def __missing__(self, text: str) -> int:
+        """Takes up a new text; raises `ValueError` if the column then holds neither truths nor classes."""
+        self[text] = number = len(self)
+        if len(self) > MOST_CLASSES:
+            raise ValueError(f"{self.name} has more than {MOST_CLASSES} different ones, too many for classes")
+        if not self.has_truths:
+            values = {each.strip() for each in self}
+            # 0 and 1 may be classes among other numbers; beside a word they would be a slip of the pen.
+            is_mixed = any(each.lower() in _TRUTHS for each in values) and not all(map(str.isdecimal, values))
+            if is_mixed or "" in values or not self._may_be_classes:
+                raise ValueError(f"{self.name} is '{_short(text)}'")
+        return number
+
+    @property
+    def has_truths(self) -> bool:
+        """Whether it holds nothing but 0 and 1, -1 and 1, or false and true."""
+        return all(text.strip().lower() in _TRUTHS for text in self)
+
+    def attributes(self) -> tuple[list[str], list[int]]:
+        """Returns the names of its attributes, and for each text, in order, a number with a bit of each."""
+        if self.has_truths:
+            return [self.name], [int(_TRUTHS[text.strip().lower()]) for text in self]
+        values = [text.strip() for text in self]
+        is_number = all(map(str.isdecimal, values))
+        classes = sorted(set(values), key=lambda value: (len(value) * is_number, value))
+        return [f"{self.name}_{each}" for each in classes], [1 << classes.index(value) for value in values]
+
+
 def read_attributes(file: List) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Reads labels, in CelebA's `.txt` or Kaggle's `.csv` form.
+    """Reads labels, in CelebA's `.txt` form, or a `.csv` with file names in the first column, as Kaggle's.
+
+    A column of a `.csv` that holds neither 0 and 1, -1 and 1, nor false and true is one of classes: each of
+    its values is an attribute, named `column_value`. A first column without a name that counts from 0 is
+    passed over: pandas writes it.
 
     Returns:
         The names of the attributes, and for each image a number whose bit i is attribute i.
@@ -148,28 +193,47 @@ def read_attributes(file: List) -> tuple[tuple[str, ...], dict[str, int]]:
         if len(count) != 1 or not count[0].isdecimal() or len(count[0]) > 18:
             raise UserError(f"{file.path} does not begin with a count and a line of names, as CelebA's does")
         expected = int(count[0])
-    names = tuple(next(rows, (1, []))[1][file.is_csv :])  # a .csv names the column of names, too
+    header = next(rows, (1, []))[1]
+    first = list(itertools.islice(rows, 1))
+    has_index = file.is_csv and header[:1] == [""] and [row[0] for _, row in first] == ["0"]
+    names = [name.strip() for name in header[file.is_csv + has_index :]]
+    _check_names(file, names)
+    columns = [_Column(name, may_be_classes=file.is_csv) for name in names]
+    wanted = f"a file name and {len(names)} values of 1 or -1{', or classes' if file.is_csv else ''}"
+    codes: dict[str, bytes] = {}  # of each image, the numbers of the texts in its line
+    for number, row in itertools.chain(first, rows):
+        name, *values = row[has_index:] or row
+        if len(values) != len(names):
+            raise UserError(f"{file.path} line {number}: expected {wanted}")
+        if name in codes:
+            raise UserError(f"{file.path} line {number}: a second line for {_short(name)}")
+        try:
+            codes[name] = bytes([column[value] for column, value in zip(columns, values, strict=True)])
+        except ValueError as error:
+            raise UserError(f"{file.path} line {number}: expected {wanted}, and {error}") from None
+    if expected is not None and expected != len(codes):
+        raise UserError(
+            f"{file.path} says that it has {expected} lines and has {len(codes)}: is it complete?"
+        )
+    attributes: list[str] = []
+    bits = []  # of each column, what its texts are worth
+    for column in columns:
+        own, values_of_texts = column.attributes()
+        bits.append([value << len(attributes) for value in values_of_texts])
+        attributes += own
+    _check_names(file, attributes)
+    labels = {name: sum(map(list.__getitem__, bits, numbers)) for name, numbers in codes.items()}
+    return tuple(attributes), labels
+
+
+def _check_names(file: List, names: Sequence[str]) -> None:
+    """Checks the names of attributes, or of columns; raises `UserError`."""
     try:
         check_attribute_names(names)
     except ValueError as error:
-        raise UserError(f"the header of {file.path} cannot be used, {error}: correct it") from None
+        raise UserError(f"the attributes of {file.path} cannot be used, {error}: rename them") from None
     if not names:
         raise UserError(f"{file.path} does not name its attributes in its header: correct it")
-    bits = [1 << position for position in range(len(names))]
-    labels: dict[str, int] = {}
-    for number, (name, *values) in rows:
-        if len(values) != len(names) or not all(value in ("1", "-1", "0") for value in values):
-            raise UserError(
-                f"{file.path} line {number}: expected a file name and {len(names)} values of 1 or -1"
-            )
-        if name in labels:
-            raise UserError(f"{file.path} line {number}: a second line for {_short(name)}")
-        labels[name] = sum(bit for bit, value in zip(bits, values, strict=True) if value == "1")
-    if expected is not None and expected != len(labels):
-        raise UserError(
-            f"{file.path} says that it has {expected} lines and has {len(labels)}: is it complete?"
-        )
-    return names, labels
 
 
 def read_partition(file: List) -> dict[str, int]:
