@@ -172,6 +172,7 @@ NO_ARRAY = "not an array of numbers"
         ("x_train", np.zeros((400, 28, 28), np.float32), r"x_train is float32 \[400, 28, 28\] and not uint8"),
         ("x_train", np.zeros((400, 784), np.uint8), r"x_train is uint8 \[400, 784\]"),
         ("x_train", np.zeros((400, 28, 28, 4), np.uint8), r"x_train is uint8 \[400, 28, 28, 4\]"),
+        ("x_train", np.zeros((1_000_001, 1, 1), np.uint8), "x_train has more than 1,000,000 images"),
         ("y_train", np.zeros(400), r"y_train is float64 \[400\] and not whole numbers"),
         ("y_train", np.zeros((400, 10), np.uint8), r"y_train is uint8 \[400, 10\] and not whole numbers"),
         ("y_train", np.uint8(3), r"y_train is uint8 \[\] and not whole numbers"),
