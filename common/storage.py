@@ -1,22 +1,29 @@
 """Local folders and `gs://` buckets behind one path object, with the few operations a large job needs."""
 
+import base64
 import contextlib
 import errno
 import functools
+import io
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+import google_crc32c
 import requests
 from cloudpathlib import GSClient, GSPath
 from cloudpathlib.enums import FileCacheMode
 from google.api_core import exceptions as google_exceptions
+from google.api_core.retry import Retry
 from google.auth import exceptions as auth_exceptions
 from google.cloud.storage import Blob, Client
+from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from latentfaces.common.errors import UserError
@@ -30,14 +37,31 @@ RETRY = DEFAULT_RETRY.with_delay(initial=0.2, maximum=10.0).with_timeout(180.0)
 
 SEQUENTIAL_READ = 16 << 20  # bytes asked for at once when a long object is read from a bucket
 
-# As which kind a browser gets an object of a bucket; everything else is bytes.
+_AT_ONCE = 16  # requests to a bucket
+_UPLOADS = 3  # of one object that is damaged on its way
+
+# As which kind a browser gets an object of a bucket; everything else is bytes. So are `.keras` and `.npz`,
+# although they are zip files inside: some browsers unpack what comes as one.
 _CONTENT_TYPES = {
-    ".csv": "text/csv",
-    ".html": "text/html",
+    ".csv": "text/csv; charset=utf-8",
+    ".gif": "image/gif",
+    ".html": "text/html; charset=utf-8",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
     ".json": "application/json",
+    ".jsonl": "application/jsonl",
     ".png": "image/png",
-    ".txt": "text/plain",
+    ".txt": "text/plain; charset=utf-8",
+    ".webp": "image/webp",
+    ".zip": "application/zip",
 }
+
+# For how long a copy in a browser or a proxy is good: where nothing is said, that of a public object for an
+# hour. But nearly all files are replaced in place, and a report must go with its numbers: so the service is
+# asked each time whether a copy is still good. Only a shard that is named by its content never changes; it is
+# "private", for the browser and for no proxy that others use, since it holds people's faces.
+_REPLACEABLE, _LASTING = "no-cache", "private, max-age=31536000, immutable"
+_NAMED_BY_CONTENT = re.compile(r".+-[0-9a-f]{16}\.tfrecord")
 
 _UNREACHABLE = (google_exceptions.RetryError, requests.ConnectionError, auth_exceptions.TransportError)
 
@@ -160,8 +184,55 @@ def open_for_reading(path: AnyPath) -> BinaryIO:
     return _blob(path).open("rb", chunk_size=SEQUENTIAL_READ, timeout=TIMEOUT, retry=RETRY)
 
 
-def _content_type(target: GSPath) -> str:
-    return _CONTENT_TYPES.get(target.suffix.lower(), "application/octet-stream")
+def _described(target: GSPath) -> Blob:
+    """Returns an object that is to be written, with what browsers and caches are to know of it."""
+    blob = _blob(target)
+    blob.content_type = _CONTENT_TYPES.get(target.suffix.lower(), "application/octet-stream")
+    blob.cache_control = _LASTING if _NAMED_BY_CONTENT.fullmatch(target.name) else _REPLACEABLE
+    return blob
+
+
+def _upload(
+    target: GSPath, file: BinaryIO, generation: int | None = None, writer: str = "", retry: Retry = RETRY
+) -> Blob:
+    """Writes an object that holds what the file does.
+
+    The client sends a checksum along. What was damaged on its way is refused by the service (400) and sent
+    again, as is a long upload of which the service has lost track (404, 410). What the service then says that
+    it holds is compared, too.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPICallError: It was refused.
+        OSError: The service holds something else.
+    """
+    sums = google_crc32c.Checksum()
+    size = sum(len(piece) for piece in sums.consume(file, 1 << 20))
+    checksum = base64.b64encode(sums.digest()).decode()
+    damaged = OSError(errno.EIO, "it was damaged on its way to the storage service", str(target))
+    for left in reversed(range(_UPLOADS)):
+        blob = _described(target)
+        if writer:
+            blob.metadata = {"writer": writer}
+        try:
+            blob.upload_from_file(
+                file,
+                rewind=True,
+                size=size,
+                checksum="crc32c",
+                crc32c_checksum_value=checksum,
+                if_generation_match=generation,
+                timeout=TIMEOUT,
+                retry=retry,
+            )
+            break
+        except google_exceptions.ClientError as error:
+            if not left or error.code not in (400, 404, 410):
+                raise
+        except DataCorruption as error:
+            raise damaged from error
+    if (blob.size, blob.crc32c) != (size, checksum):
+        raise damaged
+    return blob
 
 
 def publish(local_file: Path, target: AnyPath, *, lasting: bool = True) -> None:
@@ -179,9 +250,8 @@ def publish(local_file: Path, target: AnyPath, *, lasting: bool = True) -> None:
         if lasting:
             sync(target.parent)
     else:
-        _blob(target).upload_from_filename(
-            str(local_file), content_type=_content_type(target), timeout=TIMEOUT, retry=RETRY
-        )
+        with local_file.open("rb") as file:
+            _upload(target, file)
         local_file.unlink()
 
 
@@ -212,9 +282,7 @@ def write(target: AnyPath, data: bytes) -> None:
         with writing(target) as file:
             file.write(data)
     else:
-        _blob(target).upload_from_string(
-            data, content_type=_content_type(target), timeout=TIMEOUT, retry=RETRY
-        )
+        _upload(target, io.BytesIO(data))
 
 
 def move(source: AnyPath, target: AnyPath) -> None:
@@ -228,7 +296,7 @@ def move(source: AnyPath, target: AnyPath) -> None:
     if not (isinstance(source, GSPath) and isinstance(target, GSPath)):
         os.replace(source, target)
         return
-    blob, old = _blob(target), _blob(source)
+    blob, old = _described(target), _blob(source)  # of the old one's description, nothing would be kept
     try:
         token, _, _ = blob.rewrite(old, timeout=TIMEOUT, retry=RETRY)
         while token:
@@ -292,22 +360,27 @@ def replace(
     Raises:
         ChangedError: the object is of another generation.
     """
-    blob = _blob(path)
-    blob.metadata = {"writer": writer}
     try:
-        blob.upload_from_string(
-            data,
-            content_type=_content_type(path),
-            if_generation_match=generation,
-            timeout=TIMEOUT,
-            retry=RETRY.with_timeout(seconds),
-        )
+        blob = _upload(path, io.BytesIO(data), generation, writer, RETRY.with_timeout(seconds))
     except google_exceptions.PreconditionFailed:
         # If an answer was lost, the second try meets what the first has written.
         if (found := version(path)) and found.writer == writer and found.generation != generation:
             return found
         raise ChangedError(str(path)) from None
     return _version(blob)
+
+
+def for_all(folder: AnyPath, do: Callable[[str], None], names: Iterable[str]) -> None:
+    """Calls a function for each name; in a bucket, where a request takes long, for several at a time."""
+    if isinstance(folder, Path):
+        for name in names:
+            do(name)
+        return
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        try:
+            list(pool.map(do, names))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @functools.cache

@@ -19,8 +19,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +40,6 @@ _ACCOUNT = "commit.json"  # in a job's folder: the names of all shards that it m
 _JOB_FOLDER = re.compile(r"\.job-[0-9a-f]{32}")
 _SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}(-[0-9a-f]{{16}})?\.tfrecord")
 _WAIT = 600.0  # seconds for another job to begin or to commit
-_REQUESTS = 16  # to a bucket at once
 
 logger = logging.getLogger(__name__)
 
@@ -153,22 +151,9 @@ def commit(
             storage.delete(output / name)
 
 
-def _for_all(output: AnyPath, do: Callable[[str], None], names: Iterable[str]) -> None:
-    """Calls a function for each name; in a bucket, where a request takes long, for several at a time."""
-    if isinstance(output, Path):
-        for name in names:
-            do(name)
-        return
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        try:
-            list(pool.map(do, names))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _put_in_place(output: AnyPath, job: Job, names: Iterable[str]) -> None:
     try:
-        _for_all(output, lambda name: storage.move(job.folder / name, output / name), names)
+        storage.for_all(output, lambda name: storage.move(job.folder / name, output / name), names)
     except FileNotFoundError:
         raise RunError(
             f"the folder of the job, {job.folder}, was removed while it ran: run the job again"
@@ -252,7 +237,7 @@ def _account(job_folder: AnyPath) -> set[str]:
 def _settle(output: AnyPath, jobs: list[AnyPath], shards: dict[str, int | None]) -> None:
     """Deletes those of some shards that the data set does not name, and then the jobs' accounts of them."""
     keep = _named(output) if shards else set()
-    _for_all(output, lambda name: storage.delete(output / name, shards[name]), shards.keys() - keep)
+    storage.for_all(output, lambda name: storage.delete(output / name, shards[name]), shards.keys() - keep)
     storage.sync(output)
     for folder in jobs:
         storage.delete(folder / _ACCOUNT)

@@ -1,11 +1,14 @@
 import base64
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import zipfile
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -122,6 +125,10 @@ def test_everything_is_written_and_the_metrics_returned(faces, result):
     assert contents(faces / "out").keys() == expected
     assert json.loads((faces / "out" / "metrics.json").read_text()) == result
     assert result["held_out"] == {"split": "test", "examples": 60} and result["notes"] == []
+    pictures = {name: (faces / "out" / name).read_bytes() for name in expected if name.startswith("grids/")}
+    assert result["files"] == {
+        name: hashlib.sha256(content).hexdigest() for name, content in pictures.items()
+    }
 
 
 def test_a_perfect_vae_scores_perfectly(result):
@@ -234,7 +241,7 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
     metrics = evaluate(str(data), str(output), {"gan": str(faces / "gan")}, seed=1)
     grids = {"grids/real.png", "grids/gan_samples.png", "grids/gan_nearest.png", "grids/mine.png"}
     assert contents(output).keys() == grids | {"metrics.json", "report.html"}
-    assert metrics.keys() == {"seed", "held_out", "real", "gan", "notes"}
+    assert metrics.keys() == {"seed", "held_out", "real", "gan", "notes", "files"}
     samples = "grids/gan_samples.png"
     assert contents(output)[samples] != contents(faces / "out")[samples]
 
@@ -313,7 +320,7 @@ def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeyp
         "latentfaces.components.evaluate.classifier.train_classifier", lambda *_: pytest.fail("not asked for")
     )
     metrics = run(faces, tmp_path)
-    assert list(metrics) == ["seed", "held_out", "gan", "vae", "comparison", "notes"]
+    assert list(metrics) == ["seed", "held_out", "gan", "vae", "comparison", "notes", "files"]
     assert metrics["gan"] == metrics["vae"] == {"loudness": 11} and metrics["comparison"] == {"models": 2}
     assert {path.stem for path in (tmp_path / "grids").iterdir()} == {"first", "gan_first"}
     page = (tmp_path / "report.html").read_text()
@@ -390,36 +397,52 @@ def test_mistakes_are_told_before_anything_is_made(faces, tmp_path):
 
 def evaluation(seed, *names):
     """What an evaluation might write."""
-    pictures = {f"grids/{name}.png": f"{name} {seed}".encode() for name in names}
-    shown = "".join(
-        f'"data:image/png;base64,{base64.b64encode(each).decode()}"' for each in pictures.values()
-    )
-    report = f"<title>Evaluation – latentfaces</title>{shown}"
-    return {**pictures, "report.html": report.encode(), "metrics.json": b'{"held_out": {"seed": %d}}' % seed}
+    pictures = {f"grids/{name}": f"{name} {seed}".encode() for name in names}
+    files = evaluations.checksums({**pictures, **FOREIGN, "grids/mine.png": b"not mine"})
+    return {
+        **pictures,
+        "report.html": "<title>Evaluation – latentfaces</title>".encode(),
+        "metrics.json": json.dumps({"held_out": {"seed": seed}, "files": files}).encode(),
+    }
 
 
+def unlisted(files):
+    """The same by an earlier version: what is its own was told by the report."""
+    shown = [base64.b64encode(content) for name, content in files.items() if name.startswith("grids/")]
+    report = files["report.html"] + b"".join(b'"data:image/png;base64,%s"' % each for each in shown)
+    return {**files, "report.html": report, "metrics.json": b'{"held_out": {"seed": 1}}'}
+
+
+# Whoever wrote the list: these stay.
 FOREIGN = {"grids/mine.png": b"mine", "grids/deep/a.png": b"deep", "notes.txt": b"note"}
-OLD, NEW = evaluation(1, "real", "renamed", "samples"), evaluation(2, "real", "samples", "manifold")
+OLD = evaluation(1, "real.png", "renamed.png", "walk.webp", "walk.gif")
+NEW = evaluation(2, "real.png", "manifold.png", "walk.webp")
 
 
 class KilledError(BaseException):
     """In the place of a process's end."""
 
 
-@pytest.mark.parametrize("place", ["local", "bucket"])
+def present(folder):
+    names = storage.list_files(folder)
+    return {name: storage.read(folder / name) for name in names if not name.startswith(".lease")}
+
+
+@pytest.mark.parametrize(
+    "place, old",
+    [("local", OLD), ("local", unlisted(OLD)), ("bucket", OLD)],
+    ids=["local", "unlisted", "bucket"],
+)
 @pytest.mark.parametrize("is_done", [False, True])
-def test_killed_at_any_moment_it_leaves_a_whole_evaluation(request, tmp_path, monkeypatch, place, is_done):
-    """Foreign files stay; pictures of ours go that the new one has not, whatever they were called."""
+def test_killed_at_any_moment_it_leaves_a_whole_evaluation(
+    request, tmp_path, monkeypatch, place, old, is_done
+):
+    """Foreign files stay; files of ours go that the new one has not, whatever they were called."""
     root = tmp_path if place == "local" else request.getfixturevalue("bucket")
-    write, delete = storage.write, storage.delete
-
-    def found(folder):
-        names = storage.list_files(folder)
-        return {name: storage.read(folder / name) for name in names if not name.startswith(".lease")}
-
+    write, delete, lock = storage.write, storage.delete, threading.Lock()
     for last in itertools.count():
         folder = root / f"{last}"
-        for name, content in {**FOREIGN, **OLD}.items():
+        for name, content in {**FOREIGN, **old}.items():
             write(folder / name, content)
         operations = itertools.count()
 
@@ -427,16 +450,16 @@ def test_killed_at_any_moment_it_leaves_a_whole_evaluation(request, tmp_path, mo
             def stopped(path, *arguments):
                 if path.name.startswith(".lease"):
                     return operation(path, *arguments)
-                here = found(folder)
-                if "metrics.json" in here:  # a reader may come at any moment
-                    assert (
-                        here.items() >= (OLD if here["metrics.json"] == OLD["metrics.json"] else NEW).items()
-                    )
-                number = next(operations)
-                if number < last or number == last and is_done:
-                    operation(path, *arguments)
-                if number >= last:
-                    raise KilledError
+                with lock:
+                    if storage.is_file(folder / "metrics.json"):  # a reader may come at any moment
+                        here = present(folder)
+                        whole = old if here["metrics.json"] == old["metrics.json"] else NEW
+                        assert here.items() >= whole.items()
+                    number = next(operations)
+                    if number < last or number == last and is_done:
+                        operation(path, *arguments)
+                    if number >= last:
+                        raise KilledError
 
             return stopped
 
@@ -454,16 +477,59 @@ def test_killed_at_any_moment_it_leaves_a_whole_evaluation(request, tmp_path, mo
         with hold(folder) as lease:
             evaluations.claim(folder, lease)
         begun = last > 0 or is_done
-        assert found(folder) == {**FOREIGN, **(NEW if begun else OLD)}
+        assert present(folder) == {**FOREIGN, **(NEW if begun else old)}
         if not killed:
             break
     assert last > 6
+
+
+def test_what_an_earlier_version_was_stopped_at_is_finished(tmp_path):
+    for name, content in {**FOREIGN, **unlisted(OLD)}.items():
+        storage.write(tmp_path / name, content)
+    (tmp_path / "metrics.json").unlink()
+    with zipfile.ZipFile(tmp_path / ".new.zip", "w") as archive:
+        for name, content in unlisted(NEW).items():
+            archive.writestr(name, content)
+    with hold(tmp_path) as lease:
+        evaluations.claim(tmp_path, lease)
+    assert present(tmp_path) == {**FOREIGN, **unlisted(NEW)}
+
+
+@pytest.mark.parametrize("files", [None, 1, ["grids/real.png"], {"grids/real.png": 1, "": None}])
+def test_a_list_that_is_none_takes_nothing_away(tmp_path, files):
+    strange = {**OLD, "metrics.json": json.dumps({"held_out": {"a": 1}, "files": files}).encode()}
+    for name, content in strange.items():
+        storage.write(tmp_path / name, content)
+    with hold(tmp_path) as lease:
+        evaluations.claim(tmp_path, lease)
+        evaluations.replace(tmp_path, NEW, lease)
+    assert present(tmp_path) == {**strange, **NEW}
+
+
+def test_an_evaluation_whose_folder_was_taken_over_stops(tmp_path, monkeypatch):
+    write = storage.write
+
+    def write_and_lose(path, content):
+        write(path, content)
+        lease.lost.set()
+
+    monkeypatch.setattr(storage, "write", write_and_lose)
+    with hold(tmp_path) as lease, pytest.raises(RunError, match="taken over by another process"):
+        evaluations.replace(tmp_path, NEW, lease)
+    assert present(tmp_path).keys() == {".new.zip"}
 
 
 def test_another_evaluation_into_the_folder_is_refused_meanwhile(faces, tmp_path):
     with hold(tmp_path / "out"), pytest.raises(UserError, match="in use by another process"):
         evaluate(str(faces / "data"), str(tmp_path / "out"), {"gan": str(faces / "gan")})
     assert not contents(tmp_path / "out")
+
+
+def test_a_zip_that_grows_when_it_is_unpacked_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / ".new.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metrics.json", b'{"held_out": {}}' + bytes(1 << 20))
+    with hold(tmp_path) as lease, pytest.raises(UserError, match=".new.zip is not an evaluation's"):
+        evaluations.claim(tmp_path, lease)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "report.html", ".new.zip"])

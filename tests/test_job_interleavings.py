@@ -20,7 +20,7 @@ from latentfaces.common import examples, lease, storage
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.examples import ReplacedError, open_split
-from latentfaces.preprocessing import commit, engine
+from latentfaces.preprocessing import engine
 from latentfaces.preprocessing.job import run
 
 LOCAL_OPERATIONS = ("open", "replace", "rename", "unlink", "mkdir", "rmdir", "scandir", "fsync", "ftruncate")
@@ -165,7 +165,7 @@ class World:
 
         patch.setattr(os, "replace", replace_and_tell)
         patch.setattr(storage, "replace", replace_object_and_tell)
-        patch.setattr(commit, "ThreadPoolExecutor", Inline)
+        patch.setattr(storage, "ThreadPoolExecutor", Inline)
         patch.setattr(examples, "ThreadPoolExecutor", Inline)
         patch.setattr(engine, "run_pipeline", self._run_pipeline)
         patch.setattr(engine, "parse_options", lambda options: None)

@@ -39,8 +39,10 @@ def make_run(root, run_id, dataset, started, finished=True):
             storage.write(folder / model / name, b"of a run")
     if finished:
         storage.write(folder / "promotion.json", b"of a run")
-    for name in ("metrics.json", "report.html", "grids/gan_samples.png", ".new.zip", ".report.html-k3_9xyz0"):
+    for name in ("metrics.json", "report.html", "concepts.npz", ".new.zip", ".report.html-k3_9xyz0"):
         storage.write(folder / "evaluation" / name, b"of a run")
+    for name in ("gan_samples.png", "walk.webp", "walk.gif"):
+        storage.write(folder / "evaluation" / "grids" / name, b"of a run")
     start_run(root, run_id, dataset)
     storage.write(folder / "run.json", json.dumps({"started": started, "dataset": dataset}).encode())
     return folder

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import requests
 from cloudpathlib import GSPath
+from google.cloud.storage import Client
 
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError
@@ -121,27 +122,66 @@ def test_every_object_that_is_listed_can_be_read(bucket):
     assert storage.join(Path("a"), "b/x") == Path("a/b/x")
 
 
-def test_objects_are_shown_as_what_they_are(bucket, tmp_path):
+SHARD = "test-00000-of-00001-0123456789abcdef.tfrecord"
+BYTES, ASKED = "application/octet-stream", "no-cache"
+DESCRIPTIONS = {
+    "report.html": ("text/html; charset=utf-8", ASKED),
+    "dataset.json": ("application/json", ASKED),
+    "history.csv": ("text/csv; charset=utf-8", ASKED),
+    "rejected.jsonl": ("application/jsonl", ASKED),
+    "a.PNG": ("image/png", ASKED),
+    "a.jpg": ("image/jpeg", ASKED),
+    "a.webp": ("image/webp", ASKED),
+    "a.gif": ("image/gif", ASKED),
+    "a.zip": ("application/zip", ASKED),
+    "a.npz": (BYTES, ASKED),
+    "decoder.keras": (BYTES, ASKED),
+    ".lease": (BYTES, ASKED),
+    SHARD: (BYTES, "private, max-age=31536000, immutable"),
+    SHARD.replace("-0123456789abcdef", ""): (BYTES, ASKED),
+}
+
+
+@pytest.mark.parametrize("way", ["write", "publish", "replace", "move"])
+def test_browsers_and_caches_are_told_what_an_object_is(bucket, tmp_path, way):
     client = storage.resolve("gs://bucket").client.client
-    expected = {
-        "report.html": "text/html",
-        "dataset.json": "application/json",
-        "history.csv": "text/csv",
-        "a.PNG": "image/png",
-        "x.tfrecord": "application/octet-stream",
-        "x": "application/octet-stream",
-    }
-    for name, kind in expected.items():
-        for way in ("write", "publish", "replace"):
-            target = bucket / way / name
-            if way == "write":
-                storage.write(target, b"1")
-            elif way == "publish":
-                (tmp_path / "draft").write_bytes(b"1")
-                storage.publish(tmp_path / "draft", target)
-            else:
-                storage.replace(target, b"1", 0, "me")
-            assert client.bucket("bucket").get_blob(target.blob).content_type == kind, (name, way)
+    for name, expected in DESCRIPTIONS.items():
+        target = bucket / way / name
+        if way == "write":
+            storage.write(target, b"1")
+        elif way == "publish":
+            (tmp_path / "draft").write_bytes(b"1")
+            storage.publish(tmp_path / "draft", target)
+        elif way == "replace":
+            storage.replace(target, b"1", 0, "me")
+        else:
+            storage.write(bucket / "job" / name, b"1")
+            storage.move(bucket / "job" / name, target)
+        blob = client.bucket("bucket").get_blob(target.blob)
+        assert (blob.content_type, blob.cache_control) == expected, name
+
+
+def test_a_moved_object_s_description_is_sent_since_the_service_keeps_nothing_of_the_old_one_s(
+    bucket, monkeypatch
+):
+    post, sent = Client._post_resource, {}
+
+    def tell(self, path, data, **options):
+        sent.update(data)
+        return post(self, path, data, **options)
+
+    storage.write(bucket / "job" / SHARD, b"1")
+    monkeypatch.setattr(Client, "_post_resource", tell)
+    storage.move(bucket / "job" / SHARD, bucket / SHARD)
+    assert (sent["contentType"], sent["cacheControl"]) == DESCRIPTIONS[SHARD]
+
+
+def test_for_all_calls_for_each_and_tells_what_went_wrong(folder):
+    done = []
+    storage.for_all(folder, done.append, map(str, range(100)))
+    assert sorted(done, key=int) == [str(number) for number in range(100)]
+    with pytest.raises(ValueError, match="x"):
+        storage.for_all(folder, int, ["1", "x", "2"])
 
 
 def test_an_object_is_replaced_or_deleted_only_if_it_is_the_one_that_was_seen(bucket):

@@ -1,6 +1,7 @@
-"""The job against a storage server that fails now and then, through a faulty proxy on loopback."""
+"""Reading and writing where a storage server fails now and then, through a faulty proxy on loopback."""
 
 import http.client
+import json
 import os
 import random
 import threading
@@ -14,9 +15,20 @@ import pytest
 from test_job import files
 
 from latentfaces.common import storage
+from latentfaces.common.errors import RunError
+from latentfaces.common.lease import hold
+from latentfaces.components.evaluate import folder
 from latentfaces.preprocessing.job import run
 
 FAULTS = ("429", "503", "cut before", "cut within", "stall")
+
+
+def damage(body, path):
+    """Flips a bit of the last byte that an upload brings, if it brings any."""
+    end = body.rfind(b"\r\n--") if "uploadType=multipart" in path else len(body)
+    if body[:end].endswith(b"\r\n\r\n") or "upload_id" not in path and end == len(body):
+        return body
+    return body[: end - 1] + bytes([body[end - 1] ^ 1]) + body[end:]
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -27,14 +39,16 @@ class FaultyProxy(ThreadingHTTPServer):
     def __init__(self, upstream):
         super().__init__(("127.0.0.1", 0), Handler)
         self.upstream = upstream
-        self.share = 0.0
+        self.share, self.kinds = 0.0, FAULTS
         self.random = random.Random(1)
         self.faults = Counter()
         self.lock = threading.Lock()
 
-    def draw(self):
+    def draw(self, is_upload):
         with self.lock:
-            fault = self.random.choice(FAULTS) if self.random.random() < self.share else "none"
+            fault = self.random.choice(self.kinds) if self.random.random() < self.share else "none"
+            if fault.startswith("damaged") and not is_upload:
+                fault = "none"
             self.faults[fault] += 1
             return fault
 
@@ -47,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def forward(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.draw()
+        fault = self.server.draw(is_upload=bool(body) and self.path.startswith("/upload/"))
         if fault == "stall":
             time.sleep(1.5)
         if fault in ("stall", "cut before"):
@@ -58,6 +72,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if fault.startswith("damaged"):
+            body = damage(body, self.path)
+        if fault == "damaged unseen":  # for the server, there is no checksum to compare
+            body = body.replace(b'"crc32c"', b'"crc32x"')
         upstream = http.client.HTTPConnection(*self.server.upstream)
         upstream.request(self.command, self.path, body, dict(self.headers))
         response = upstream.getresponse()
@@ -124,3 +142,46 @@ def test_reading_and_writing_survive_a_faulty_storage_server(celeba, tmp_path, f
     result["dataset.json"] = result["dataset.json"].replace(remote_source, local_source)
     assert result == expected
     assert all(faulty.faults[fault] for fault in FAULTS), faulty.faults
+
+
+def evaluation(seed, long):
+    """What an evaluation might write: more files than are sent at once, one of them long."""
+    pictures = {f"grids/{seed}-{number}.webp": b"%d %d" % (seed, number) for number in range(30)}
+    report = b"<title>Evaluation \xe2\x80\x93 latentfaces</title>" + bytes(long)
+    told = {"held_out": {"seed": seed}, "files": folder.checksums(pictures)}
+    return {**pictures, "report.html": report, "metrics.json": json.dumps(told).encode()}
+
+
+LONG = 9 << 20
+
+
+def test_an_evaluation_arrives_whole_whatever_happens_on_the_way(faulty):
+    place = storage.resolve("gs://bucket/evaluation")
+    with hold(place) as lease:
+        folder.replace(place, evaluation(1, LONG), lease)
+    faulty.share, faulty.kinds = 0.3, (*FAULTS, "damaged")
+    with hold(place) as lease:
+        folder.claim(place, lease)
+        folder.replace(place, evaluation(2, LONG), lease)
+    faulty.share = 0.0
+    assert all(faulty.faults[fault] for fault in faulty.kinds), faulty.faults
+    assert {name: storage.read(place / name) for name in storage.list_files(place)} == evaluation(2, LONG)
+
+
+def test_what_is_damaged_each_time_is_told_and_the_earlier_one_stays(faulty):
+    place = storage.resolve("gs://bucket/evaluation")
+    with hold(place) as lease:
+        folder.replace(place, evaluation(1, 0), lease)
+        faulty.share, faulty.kinds = 1.0, ("damaged",)
+        with pytest.raises(RunError, match="evaluation can't be written .*CRC32C"):
+            folder.replace(place, evaluation(2, 0), lease)
+        faulty.share = 0.0
+    assert {name: storage.read(place / name) for name in storage.list_files(place)} == evaluation(1, 0)
+    assert faulty.faults["damaged"] == 3
+
+
+@pytest.mark.parametrize("size", [1, LONG])
+def test_a_service_that_compares_no_checksums_is_found_out(faulty, size):
+    faulty.share, faulty.kinds = 1.0, ("damaged unseen",)
+    with pytest.raises(OSError, match="damaged on its way"):
+        storage.write(storage.resolve("gs://bucket/x"), bytes(size))

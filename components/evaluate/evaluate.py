@@ -34,7 +34,8 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
 
     Returns:
         What `metrics.json` holds: `seed`; `held_out`, its `split` and number of `examples`; what the metrics
-        found, under the name that each was registered with; `notes`. All shares and accuracies are in [0, 1].
+        found, under the name that each was registered with; `notes`; `files`, the SHA-256 of each file beside
+        it but the report, by name. All shares and accuracies are in [0, 1].
         What there is nothing to measure by is left out.
 
     Raises:
@@ -73,6 +74,7 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
         }
         for found in results:
             files.update(found.content.files)
+        metrics["files"] = folder.checksums(files)
         files[folder.REPORT] = render(inputs, results, pictures).encode(errors="backslashreplace")
         files[folder.MARK] = (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
         folder.replace(place, files, lease)

@@ -1,13 +1,19 @@
 """The evaluation's folder: an earlier evaluation stays whole until a new one takes its place.
 
-A new one is first written in one piece, as `.new.zip`; from then on it is the one that counts. Its files are
-then put in their places, `metrics.json` last, and until then there is none. What is stopped meanwhile leaves
-`.new.zip` behind, and the next evaluation into that folder begins by finishing it.
+A new one is first written in one piece, as `.new.zip`; from then on it is the one that counts. The earlier
+one's files then go, the new ones are put in their places, `metrics.json` last, and until then there is none.
+What is stopped meanwhile leaves `.new.zip` behind, and the next evaluation into that folder begins by
+finishing it.
+
+`metrics.json` lists the files and their checksums. It may be a stranger's: of what it lists, only that goes
+which has a name that we give, and still is what it was.
 """
 
 import base64
 import contextlib
+import hashlib
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,8 +26,14 @@ from latentfaces.common.lease import Lease
 from latentfaces.common.storage import AnyPath
 
 NEW, MARK, REPORT = ".new.zip", "metrics.json", "report.html"
+_EARLIER = "earlier.json"  # in `.new.zip`: the list of the evaluation that goes
 _OURS = re.compile(r"metrics\.json|report\.html|concepts\.npz|grids/[\w-]+\.(png|webp|gif)")
 _SIGNS = {REPORT: "<title>Evaluation – latentfaces</title>".encode(), MARK: b'"held_out": {'}
+
+
+def checksums(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Returns the SHA-256 of each file, in hexadecimal, by its name: `files` in `metrics.json`."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def claim(folder: AnyPath, lease: Lease) -> None:
@@ -33,7 +45,9 @@ def claim(folder: AnyPath, lease: Lease) -> None:
     """
     with _told(folder):
         with contextlib.suppress(FileNotFoundError):
-            _put(folder, _unpack(folder / NEW), lease)
+            files = _unpack(folder / NEW)
+            earlier = _listed(files.pop(_EARLIER, b""))
+            _put(folder, files, _earlier(folder) if earlier is None else earlier, lease)
         for name, sign in _SIGNS.items():
             with contextlib.suppress(FileNotFoundError):
                 if sign not in storage.read(folder / name, 0, 1000):
@@ -45,7 +59,7 @@ def replace(folder: AnyPath, files: Mapping[str, bytes], lease: Lease) -> None:
 
     Args:
         folder: local or in a bucket.
-        files: by name; `metrics.json` last.
+        files: by name, `metrics.json` among them.
         lease: on the folder.
 
     Raises:
@@ -53,29 +67,61 @@ def replace(folder: AnyPath, files: Mapping[str, bytes], lease: Lease) -> None:
     """
     with _told(folder):
         lease.check()
-        storage.write(folder / NEW, _pack(files))
-        _put(folder, files, lease)
+        earlier = _earlier(folder)
+        storage.write(folder / NEW, _pack({**files, _EARLIER: json.dumps({"files": earlier}).encode()}))
+        _put(folder, files, earlier, lease)
 
 
-def _put(folder: AnyPath, files: Mapping[str, bytes], lease: Lease) -> None:
-    storage.delete(folder / MARK)
-    for name in _earlier_pictures(folder):
-        if name not in files:
-            storage.delete(folder / name)
-    for name, content in files.items():
+def _put(folder: AnyPath, files: Mapping[str, bytes], earlier: Mapping[str, str], lease: Lease) -> None:
+    def remove(name: str) -> None:
         lease.check()
-        storage.write(folder / name, content)
+        if _checksum(folder, name) == earlier[name]:
+            storage.delete(folder / name)
+
+    def write(name: str) -> None:
+        lease.check()
+        storage.write(folder / name, files[name])
+
+    lease.check()
+    storage.delete(folder / MARK)
+    storage.for_all(folder, remove, earlier.keys() - files.keys())
+    storage.for_all(folder, write, files.keys() - {MARK})
+    write(MARK)
     storage.delete(folder / NEW)
 
 
-def _earlier_pictures(folder: AnyPath) -> Iterator[str]:
-    """Yields the names of the pictures that the report in the folder shows, whatever they are called."""
+def _checksum(folder: AnyPath, name: str) -> str | None:
+    """Returns the SHA-256 of what lies under a name that may be ours, or None."""
+    with contextlib.suppress(OSError):  # what can't be read is someone else's
+        if _OURS.fullmatch(name):
+            return hashlib.sha256(storage.read(folder / name)).hexdigest()
+    return None
+
+
+def _earlier(folder: AnyPath) -> dict[str, str]:
+    """Returns the list of the evaluation in the folder."""
     with contextlib.suppress(FileNotFoundError):
-        shown = set(re.findall(rb'base64,([^"]+)"', storage.read(folder / REPORT)))
-        for name in [f"grids/{name}" for name in storage.list_files(folder / "grids")]:
-            with contextlib.suppress(OSError):  # what can't be read is someone else's
-                if _OURS.fullmatch(name) and base64.b64encode(storage.read(folder / name)) in shown:
-                    yield name
+        if (listed := _listed(storage.read(folder / MARK))) is not None:
+            return listed
+    return _shown(folder)
+
+
+def _listed(metrics: bytes) -> dict[str, str] | None:
+    """Returns the list in a `metrics.json`, or None where there is none that can be read."""
+    try:
+        return {name: str(checksum) for name, checksum in json.loads(metrics)["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _shown(folder: AnyPath) -> dict[str, str]:
+    """Returns as a list the pictures that the report shows: evaluations had none at first."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        shown = re.findall(rb'base64,([^"]+)"', storage.read(folder / REPORT))
+        known = {hashlib.sha256(base64.b64decode(each)).hexdigest() for each in shown}
+        names = [f"grids/{name}" for name in storage.list_files(folder / "grids")]
+        return {name: found for name in names if (found := _checksum(folder, name)) and found in known}
+    return {}
 
 
 def _pack(files: Mapping[str, bytes]) -> bytes:
@@ -87,9 +133,17 @@ def _pack(files: Mapping[str, bytes]) -> bytes:
 
 
 def _unpack(path: AnyPath) -> dict[str, bytes]:
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(storage.read(path))) as archive:
-        if all(map(_OURS.fullmatch, archive.namelist())):
-            return {name: archive.read(name) for name in archive.namelist()}
+    data = storage.read(path)
+    # damaged bytes make the module raise many kinds
+    with contextlib.suppress(Exception), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        names = {member.filename for member in members}
+        if (
+            MARK in names
+            and all(map(_OURS.fullmatch, names - {_EARLIER}))
+            and sum(member.file_size for member in members) <= len(data)  # nothing is compressed
+        ):
+            return {name: archive.read(name) for name in names}
     raise UserError(f"{path} is not an evaluation's: remove it, or choose another output")
 
 

@@ -89,9 +89,9 @@ class Checkpoints:
         else:
             with tempfile.TemporaryDirectory() as name:
                 self._write(Path(name), losses)
-                for file in Path(name).iterdir():
-                    (target / file.name).upload_from(file)
-            (target / "done").write_text("")
+                for file in list(Path(name).iterdir()):
+                    storage.publish(file, target / file.name)
+            storage.write(target / "done", b"")
 
     def _write(self, folder: Path, losses: np.ndarray) -> None:
         self._checkpoint.write(str(folder / "state"))
