@@ -11,7 +11,7 @@ setup(
     description="Faces in, a trained VAE and DCGAN out, and the pictures that show what they learned.",
     package_dir={"latentfaces": "."},
     packages=["latentfaces", *(f"latentfaces.{folder}" for folder in FOLDERS)],
-    package_data={f"latentfaces.components.{name}": ["*.jinja"] for name in ("evaluate", "promote")},
+    package_data={f"latentfaces.components.{name}": ["*.jinja", "*.js"] for name in ("evaluate", "promote")},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "apache-beam>=2.77,<3",
@@ -51,6 +51,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.4",
             "ruff>=0.14",
+            "selenium>=4.40",
             "uv>=0.9",
         ],
     },

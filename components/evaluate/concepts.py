@@ -1,11 +1,33 @@
 """Concept vectors: the direction in latent space that adds a smile (the book, section 12.4.2)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, CONCEPT_STEPS, Autoencoder, once
 
 CONCEPT = "Smiling"
 STEPS = np.linspace(-1.5, 1.5, CONCEPT_STEPS)  # along its vector; the middle one is none
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A stand-in, until the concepts are measured."""
+
+    name: str
+    vector: np.ndarray
+    strength: float
+    works: bool
+
+
+@once
+def concepts(model: Autoencoder) -> list[Concept]:
+    """A stand-in, until the concepts are measured."""
+    real = model.inputs.real
+    return [
+        Concept(name, concept_vector(model.train_means, real.train_attributes, index), 2.0, True)
+        for index, name in enumerate(real.attribute_names)
+    ]
 
 
 @once

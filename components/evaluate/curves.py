@@ -17,6 +17,8 @@ class Curve:
     Attributes:
         name: the column's name.
         points: of an SVG polyline, "x,y x,y ...", in a box of `WIDTH` by `HEIGHT`.
+        steps: of each point.
+        values: of each point, with four significant digits.
         low: the value at the bottom edge.
         high: the value at the top edge.
         last_step: the step at the right edge; the left edge is step 0.
@@ -26,6 +28,8 @@ class Curve:
 
     name: str
     points: str
+    steps: list[int]
+    values: list[float]
     low: float
     high: float
     last_step: int
@@ -61,4 +65,14 @@ def _curve(name: str, values: np.ndarray) -> Curve:
         f"{x:.1f},{y:.1f}"
         for x, y in zip(WIDTH * steps / (last_step or 1), HEIGHT * (1 - heights), strict=True)
     )
-    return Curve(name, points, float(low), float(high), int(last_step), float(values[-1, 1]), logarithmic)
+    return Curve(
+        name=name,
+        points=points,
+        steps=[round(step) for step in steps],
+        values=[float(f"{loss:.4g}") for loss in losses],
+        low=float(low),
+        high=float(high),
+        last_step=int(last_step),
+        last=float(values[-1, 1]),
+        logarithmic=logarithmic,
+    )

@@ -20,7 +20,13 @@ from latentfaces.components.evaluate import folder
 logger = logging.getLogger(__name__)
 
 
-def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: Any) -> dict[str, Any]:
+def evaluate(
+    dataset: str,
+    output: str,
+    models: Mapping[str, str],
+    promoted: Mapping[str, str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
     """Evaluates models on a data set.
 
     On a CPU the same seed gives the same bytes.
@@ -30,12 +36,15 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
         output: the folder to write to, local or `gs://`; an earlier evaluation in it stays whole until this
             one is complete.
         models: the model folders by the name of their family, such as {"vae": "runs/vae"}.
+        promoted: the folder of the promoted model's evaluation, by the name of its family, that each is
+            compared with; by default what the output held before.
         **options: those of `EvaluateOptions`.
 
     Returns:
-        What `metrics.json` holds: `seed`; `held_out`, its `split` and number of `examples`; what the metrics
-        found, under the name that each was registered with; `notes`; `files`, the SHA-256 of each file beside
-        it but the report, by name. All shares and accuracies are in [0, 1].
+        What `metrics.json` holds: `seed`; `dataset`, its digest; `held_out`, its `split` and number of
+        `examples`; what the metrics found, under the name that each was registered with; `notes`;
+        `judgement`, the sentence on top of the report; `files`, the SHA-256 of each file beside it but the
+        report, by name. All shares and accuracies are in [0, 1].
         What there is nothing to measure by is left out.
 
     Raises:
@@ -50,6 +59,7 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
     import_tensorflow()  # which sets up Keras, and so precedes what imports it
     from latentfaces.components.evaluate.figures import FIGURES
     from latentfaces.components.evaluate.inputs import Inputs
+    from latentfaces.components.evaluate.judgement import judge, read_earlier
     from latentfaces.components.evaluate.metrics import METRICS
     from latentfaces.components.evaluate.report import render
 
@@ -57,15 +67,21 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
     place = storage.resolve(output)
     with hold(place) as lease:
         folder.claim(place, lease)
+        folders = dict.fromkeys(models, output) if promoted is None else promoted
+        earlier = {name: read_earlier(each) for name, each in folders.items()}
         results = list(METRICS.run(inputs))
         pictures = sorted(FIGURES.run(inputs), key=operator.attrgetter("rank"))
         metrics: dict[str, Any] = {
             "seed": settings.seed,
+            "dataset": inputs.dataset.digest,
             "held_out": {"split": inputs.real.split, "examples": len(inputs.real.held_out)},
         }
         for found in sorted(results, key=operator.attrgetter("rank")):
             metrics.setdefault(found.name, {}).update(found.content.numbers)
         metrics["notes"] = inputs.notes
+        titles = {model.name: model.title for model in inputs.models}
+        than = "the evaluation before" if promoted is None else "the promoted model"
+        metrics["judgement"] = judge(metrics, titles, earlier, than)
         logger.info("evaluate: writing %d pictures and the report to %s", len(pictures), output)
         files = {
             f"grids/{picture.name}{ending}": content
@@ -75,7 +91,8 @@ def evaluate(dataset: str, output: str, models: Mapping[str, str], **options: An
         for found in results:
             files.update(found.content.files)
         metrics["files"] = folder.checksums(files)
-        files[folder.REPORT] = render(inputs, results, pictures).encode(errors="backslashreplace")
+        page = render(inputs, results, pictures, metrics["judgement"], settings)
+        files[folder.REPORT] = page.encode(errors="backslashreplace")
         files[folder.MARK] = (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
         folder.replace(place, files, lease)
     return metrics

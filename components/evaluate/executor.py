@@ -8,7 +8,7 @@ from typing import Any
 
 from kfp import dsl
 
-from latentfaces.common import storage
+from latentfaces.common import promoted, storage
 from latentfaces.common.models import MODELS
 
 
@@ -39,7 +39,9 @@ def evaluate(
     with reporting():
         destination = (destination or f"{run_folder(root, run_id)}/evaluation").rstrip("/")
         models = {name: options.pop(name).path for name in MODELS}
-        numbers = evaluate(dataset.metadata["location"], destination, models, **options)
+        runs = {name: run for name, run in promoted.read(root).models.items() if run != run_id}
+        earlier = {name: f"{run_folder(root, run)}/evaluation" for name, run in runs.items()}
+        numbers = evaluate(dataset.metadata["location"], destination, models, earlier or None, **options)
         storage.write(Path(report.path), storage.read(storage.resolve(destination) / "report.html"))
         _log(metrics, numbers)
     return f"{destination}/report.html"

@@ -49,12 +49,14 @@ class Network:
         name: for messages.
 
     Attributes:
+        model: the Keras model.
         input_shape: of one input.
         output_shape: of one output.
         batch: inputs that are run at once.
     """
 
     def __init__(self, model: keras.Model, name: str) -> None:
+        self.model = model
         self.input_shape, self.output_shape, values = _sizes(model)
         self._name, self.batch = name, max(1, min(BATCH, BATCH_BYTES // (4 * values)))
 

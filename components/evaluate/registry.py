@@ -20,10 +20,17 @@ from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, RealImag
 
 @dataclass(frozen=True)
 class Fact:
-    """A number for the top of the page: what it is, and the number as it is written."""
+    """A number for the top of the page.
+
+    Attributes:
+        label: what it is.
+        value: the number, as it is written.
+        beside: what it is to be compared with, such as "other real images: 0.62"; "" for nothing.
+    """
 
     label: str
     value: str
+    beside: str = ""
 
 
 @dataclass(frozen=True)

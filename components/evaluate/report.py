@@ -1,59 +1,126 @@
-"""`report.html`: one page that needs no other file, no script and no network."""
+"""`report.html`: one page that needs no other file and no network, and in which the trained models work."""
+
+from __future__ import annotations
 
 import base64
+import dataclasses
+import hashlib
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
+from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
+from latentfaces.common.errors import printable
 from latentfaces.components.evaluate import curves
 from latentfaces.components.evaluate.inputs import Inputs
-from latentfaces.components.evaluate.registry import Finding, Picture, Result, number
+from latentfaces.components.evaluate.interactive import interactive
+from latentfaces.components.evaluate.registry import Animation, Finding, Picture, Result, number
+
+MOST = 15_000_000  # bytes of the page
+REFUSED = 50  # files that the page names
+
+_OTHERS = 1_000_000  # bytes of it that are neither pictures nor networks, at most
+_QUALITY = 90  # of the pictures in the page; those in grids/ lose nothing
+_HERE = Path(__file__).parent
 
 
-def render(inputs: Inputs, results: Sequence[Finding[Result]], pictures: Sequence[Finding[Picture]]) -> str:
+def render(
+    inputs: Inputs,
+    results: Sequence[Finding[Result]],
+    pictures: Sequence[Finding[Picture]],
+    judgement: str,
+    options: EvaluateOptions,
+) -> str:
     """Renders the report.
 
-    Every text from outside (names, paths, configurations) is escaped, and the page's content policy lets a
-    browser load nothing but the pictures inside it.
+    Every text from outside (names, paths, configurations) is escaped. The page's content policy lets a
+    browser run nothing but the two scripts inside it, by their checksums, and load nothing but what is in it.
 
     Args:
         inputs: what was evaluated.
         results: what the metrics found, in the order in which it is shown.
         pictures: what the figures show, likewise.
+        judgement: the sentence on top; "" for none.
+        options: of the evaluation.
 
     Returns:
         an HTML document.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
     environment.filters["number"] = number
     environment.filters["setting"] = _setting
+    shown = [_Shown(found.front, found.content) for found in pictures]
+    room = MOST - _OTHERS - sum(len(each.moving) + len(each.still) for each in shown)
+    scripts = [(_HERE / name).read_text(encoding="utf-8") for name in ("decoder.js", "report.js")]
     return environment.get_template("report.html.jinja").render(
         inputs=inputs,
+        judgement=judgement,
         facts=[(found.front, fact) for found in results for fact in found.content.facts],
-        pictures=[(found.front, found.content) for found in pictures],
+        pictures=shown,
+        files=[
+            hashlib.sha256(file).hexdigest() for found in pictures for file in found.content.files.values()
+        ],
         tables=[(found.front, table) for found in results for table in found.content.tables],
         curves=[(model.title, curves.loss_curves(model.history)) for model in inputs.models],
         plot=(curves.WIDTH, curves.HEIGHT),
+        models=(models := interactive(inputs, room)),
+        data=json.dumps(models, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        scripts=scripts,
+        checksums=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        refused=_refused(inputs.dataset_uri),
         settings=list(
             dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
         ),
+        options=dataclasses.asdict(options),
     )
 
 
-def _data_uri(picture: Picture) -> str:
-    ending, content = next(iter(picture.files.items()))
-    return f"data:image/{ending[1:]};base64,{base64.b64encode(content).decode()}"
+class _Shown:
+    """A picture as the page holds it: smaller than in `grids/`, and once.
+
+    Attributes:
+        front: what the page writes before its title.
+        picture: what is shown.
+        still: its data URI.
+        moving: that of an animation; "" for other pictures.
+    """
+
+    def __init__(self, front: str, picture: Picture) -> None:
+        self.front, self.picture = front, picture
+        buffer = io.BytesIO()
+        picture.image.save(buffer, "WEBP", quality=_QUALITY, method=2)
+        self.still, self.moving = _data_uri(buffer.getvalue()), ""
+        if isinstance(picture, Animation):
+            self.moving = _data_uri(picture.files[".webp"])
 
 
-def _setting(value: object) -> str:
+def _data_uri(content: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+
+
+def _refused(dataset: str) -> list[tuple[str, str]]:
+    """The first lines of a data set's `rejected.jsonl`, source and reason; none of a file of another kind."""
+    try:
+        text = storage.read(storage.resolve(dataset) / "rejected.jsonl", 0, 1 << 18)
+        lines = text.decode(errors="replace").splitlines()[:REFUSED]
+        found = [json.loads(line) for line in lines]
+        return [(printable(each["source"])[:300], printable(each["reason"])[:300]) for each in found]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def _setting(value: Any) -> str:
     if isinstance(value, list):
         return " × ".join(map(str, value))
     return "–" if value is None or value == "" else str(value)

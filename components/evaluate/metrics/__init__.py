@@ -9,7 +9,6 @@ import_modules(
     first=(
         "distances",
         "reconstruction",
-        "principal_components",
         "diversity",
         "memorisation",
         "attributes",

@@ -58,8 +58,8 @@ def distances(inputs: Inputs) -> Result | None:
         rows=rows,
     )
     facts = [
-        Fact(f"Fréchet distance of {title}, train images {number(numbers['train']['frechet_distance'])}",
-             number(numbers[key]["frechet_distance"]))
+        Fact(f"Fréchet distance of {title}", number(numbers[key]["frechet_distance"]),
+             f"other real images: {number(numbers['train']['frechet_distance'])}")
         for key, (title, _) in sets.items()
         if key.endswith("_samples")
     ]  # fmt: skip

@@ -18,5 +18,5 @@ def diversity(model: TrainedModel) -> Result:
     ratio = own / real if real else None
     return Result(
         {"diversity": own, "diversity_ratio": ratio},
-        facts=[Fact(f"Diversity of {model.title} samples, real images = 100 %", percent(ratio))],
+        facts=[Fact(f"Diversity of {model.title} samples", percent(ratio), f"real images: {percent(1.0)}")],
     )

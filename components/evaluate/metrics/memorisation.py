@@ -21,5 +21,7 @@ def memorisation(model: TrainedModel) -> Result | None:
         return None
     limit = np.quantile(inputs.nearest_train(inputs.held_out_features)[1], NEAR)
     share = float(np.mean(inputs.nearest_train(model.sample_features)[1] < limit))
-    label = f"{model.title} samples as near to a train image as the nearest 1 % of held-out images"
-    return Result({"memorised_share": share}, facts=[Fact(label, percent(share))])
+    fact = Fact(
+        f"{model.title} samples very near to a train image", percent(share), f"real images: {percent(NEAR)}"
+    )
+    return Result({"memorised_share": share}, facts=[fact])
