@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -213,9 +214,14 @@ def test_the_report_holds_its_pictures_and_escapes_what_it_is_told(faces, result
     page = (faces / "out" / "report.html").read_text()
     parsed = Resources()
     parsed.feed(page)
-    embedded = [base64.b64decode(link.removeprefix("data:image/png;base64,")) for link in parsed.links]
-    assert sorted(embedded) == sorted(path.read_bytes() for path in (faces / "out" / "grids").iterdir())
-    assert not parsed.tags & {"script", "b", "link"}
+    embedded = [
+        Image.open(io.BytesIO(base64.b64decode(link.removeprefix("data:image/webp;base64,"))))
+        for link in parsed.links
+        if not link.startswith("#")
+    ]
+    files = [Image.open(path) for path in (faces / "out" / "grids").iterdir()]
+    assert sorted(image.size for image in embedded) == sorted(image.size for image in files)
+    assert not parsed.tags & {"b", "link", "iframe"}
     assert "&lt;script&gt;" in page and "drawn &lt;b&gt;here&lt;/b&gt;" in page
     assert page.count("<polyline") == 2 and "train 300, valid 40, test 60" in page
 
@@ -241,7 +247,8 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
     metrics = evaluate(str(data), str(output), {"gan": str(faces / "gan")}, seed=1)
     grids = {"grids/real.png", "grids/gan_samples.png", "grids/gan_nearest.png", "grids/mine.png"}
     assert contents(output).keys() == grids | {"metrics.json", "report.html"}
-    assert metrics.keys() == {"seed", "held_out", "real", "gan", "notes", "files"}
+    keys = {"seed", "dataset", "held_out", "real", "gan", "notes", "judgement", "files"}
+    assert metrics.keys() == keys
     samples = "grids/gan_samples.png"
     assert contents(output)[samples] != contents(faces / "out")[samples]
 
@@ -319,8 +326,10 @@ def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeyp
     monkeypatch.setattr(
         "latentfaces.components.evaluate.classifier.train_classifier", lambda *_: pytest.fail("not asked for")
     )
+    monkeypatch.setattr("latentfaces.components.evaluate.interactive.concepts", lambda _: [])
     metrics = run(faces, tmp_path)
-    assert list(metrics) == ["seed", "held_out", "gan", "vae", "comparison", "notes", "files"]
+    names = ["seed", "dataset", "held_out", "gan", "vae", "comparison", "notes", "judgement", "files"]
+    assert list(metrics) == names and metrics["judgement"] == ""
     assert metrics["gan"] == metrics["vae"] == {"loudness": 11} and metrics["comparison"] == {"models": 2}
     assert {path.stem for path in (tmp_path / "grids").iterdir()} == {"first", "gan_first"}
     page = (tmp_path / "report.html").read_text()

@@ -18,6 +18,7 @@ from latentfaces.common.models import MODELS
 from latentfaces.common.promoted import PROMOTED, REJECTED, ROLLED_BACK, Decision, Promoted, read, update
 from latentfaces.common.root import nothing_removed
 from latentfaces.components.evaluate import distances
+from latentfaces.components.evaluate.component import evaluate as evaluation
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.promote import promote as module
 from latentfaces.components.promote import rollback as rollback_module
@@ -336,8 +337,16 @@ def test_the_component_works_on_a_bucket_and_with_the_evaluations_own_report(dat
     page = (tmp_path / "report.html").read_bytes()
     assert page == storage.read(bucket / "root" / "runs" / "r1" / "evaluation" / "report.html")
     assert b"What the models learned" in page and b"<h2>Promotion</h2>" in page
-    evaluate(str(data), f"{root}/runs/r1/evaluation", folders)  # it is still one of ours
+    again = evaluate(str(data), f"{root}/runs/r1/evaluation", folders)  # it is still one of ours
+    assert "ompared with the evaluation before, " in again["judgement"]
     assert set(read(root).models) == set(MODELS)
+    evaluation.python_func(
+        **{"dataset": dsl.Dataset(metadata={"location": str(data)}), "root": root, "run_id": "r2"},
+        **{"destination": "", "metrics": metrics, "report": report, "seed": 0, "features": "random"},
+        **{family: dsl.Model(uri=str(models / "good" / family)) for family in MODELS},
+    )
+    found = json.loads(storage.read(bucket / "root" / "runs" / "r2" / "evaluation" / "metrics.json"))
+    assert "ompared with the promoted model, " in found["judgement"]
 
 
 def test_one_goes_back_to_what_loads(run, tmp_path, caplog):

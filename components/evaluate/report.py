@@ -68,9 +68,6 @@ def render(
         judgement=judgement,
         facts=[(found.front, fact) for found in results for fact in found.content.facts],
         pictures=shown,
-        files=[
-            hashlib.sha256(file).hexdigest() for found in pictures for file in found.content.files.values()
-        ],
         tables=[(found.front, table) for found in results for table in found.content.tables],
         curves=[(model.title, curves.loss_curves(model.history)) for model in inputs.models],
         plot=(curves.WIDTH, curves.HEIGHT),
