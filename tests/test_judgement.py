@@ -67,8 +67,8 @@ def test_what_differs_by_more_than_chance_is_compared():
     earlier = changed(vae__reconstruction_psnr_db=23.0, distances__gan_samples__kernel_distance=3.0)
     assert judged(METRICS, earlier) == (
         f"{GOOD}{BAD}; compared with the one before, the VAE's reconstructions are better (24.0 dB, then "
-        "23.0 dB) and the VAE's samples are as near to real images and the GAN's samples are nearer to real images "
-        "(kernel distance 1, then 3)."
+        "23.0 dB), the VAE's samples are as near to real images, and the GAN's samples are nearer to real "
+        "images (kernel distance 1, then 3)."
     )
     worse = judged(earlier, METRICS)
     assert "farther from" in worse and "reconstructions are worse" in worse

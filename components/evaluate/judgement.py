@@ -65,13 +65,16 @@ def judge(
     for name, title in titles.items():
         _judge_model(metrics, name, title, good, bad)
         compared += _compare(metrics, earlier.get(name, {}), name, title)
-    parts = [", and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) for found in (good, bad)]
-    text = "; but ".join(filter(None, parts))
+    text = "; but ".join(filter(None, map(_listed, (good, bad))))
     if compared:
-        text += f"{'; c' if text else 'c'}ompared with {than}, {' and '.join(compared)}"
+        text += f"{'; c' if text else 'c'}ompared with {than}, {_listed(compared)}"
     elif text and any(earlier.values()):
         text += f"; {than} was measured otherwise, and can't be compared"
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def _number(found: Any, *keys: str) -> float | None:
