@@ -67,7 +67,8 @@ def judge(
         compared += _compare(metrics, earlier.get(name, {}), name, title)
     text = "; but ".join(filter(None, map(_listed, (good, bad))))
     if compared:
-        text += f"{'; c' if text else 'c'}ompared with {than}, {_listed(compared)}"
+        differs = _listed(list(filter(None, compared))) or "nothing differs by more than chance"
+        text += f"{'; c' if text else 'c'}ompared with {than}, {differs}"
     elif text and any(earlier.values()):
         text += f"; {than} was measured otherwise, and can't be compared"
     return f"{text[0].upper()}{text[1:]}." if text else ""
@@ -126,15 +127,15 @@ def _is_of(key: str, name: str, metrics: Mapping[str, Any]) -> bool:
 
 
 def _compare(metrics: Mapping[str, Any], earlier: Mapping[str, Any], name: str, title: str) -> Sequence[str]:
+    """What differs of a model, and "" for each thing that was compared and does not."""
     if any(metrics.get(key) != earlier.get(key) for key in ("dataset", "held_out")):
         return []
     parts = []
     now, then = (_number(found, name, "reconstruction_psnr_db") for found in (metrics, earlier))
     if now is not None and then is not None:
-        what = "as good"
-        if abs(now - then) >= NOTICEABLE:
-            what = f"{'better' if now > then else 'worse'} ({now:.1f} dB, then {then:.1f} dB)"
-        parts.append(f"the {title}'s reconstructions are {what}")
+        differs = abs(now - then) >= NOTICEABLE
+        how = f"{'better' if now > then else 'worse'} ({now:.1f} dB, then {then:.1f} dB)"
+        parts.append(f"the {title}'s reconstructions are {how}" if differs else "")
     samples = "distances", f"{name}_samples"
     now, then, error, other = (
         _number(found, *samples, key)
@@ -142,13 +143,10 @@ def _compare(metrics: Mapping[str, Any], earlier: Mapping[str, Any], name: str, 
         for found in (metrics, earlier)
     )
     if now is not None and then is not None and _same_features(metrics, earlier):
-        what = "as near to real images"
-        if abs(now - then) > ERRORS * math.hypot(error or 0.0, other or 0.0):
-            what = (
-                f"{'nearer to' if now < then else 'farther from'} real images "
-                f"(kernel distance {number(now)}, then {number(then)})"
-            )
-        parts.append(f"the {title}'s samples are {what}")
+        differs = abs(now - then) > ERRORS * math.hypot(error or 0.0, other or 0.0)
+        how = f"{'nearer to' if now < then else 'farther from'} real images"
+        numbers = f"(kernel distance {number(now)}, then {number(then)})"
+        parts.append(f"the {title}'s samples are {how} {numbers}" if differs else "")
     return parts
 
 

@@ -52,5 +52,6 @@ def attributes(inputs: Inputs) -> Result | None:
     facts = []
     if HEADLINE in names and autoencoders:
         read = numbers[HEADLINE]["reconstruction_accuracy"]
-        facts.append(Fact(f"{HEADLINE} read off reconstructions", percent(read)))
+        beside = f"off real images: {percent(numbers[HEADLINE]['real_accuracy'])}"
+        facts.append(Fact(f"{HEADLINE} read rightly off reconstructions", percent(read), beside))
     return Result(numbers, facts, [table])
