@@ -69,7 +69,7 @@ def test_many_inputs_run_in_a_few_large_batches(monkeypatch):
     assert sizes == [100, 100, 50]
 
 
-def test_an_encoder_gives_its_means(tmp_path):
+def test_an_encoder_gives_its_means_and_its_log_variances(tmp_path):
     images = keras.Input(SHAPE)
     flat = keras.layers.Flatten()(images)
     encoder = keras.Model(images, [keras.layers.Dense(2, name=name)(flat) for name in ("mean", "log_var")])
@@ -82,7 +82,9 @@ def test_an_encoder_gives_its_means(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8)
     means = encoder(x / np.float32(255))[0].numpy()
     np.testing.assert_allclose(encode(x), means, atol=1e-5)
+    np.testing.assert_allclose(encode.second()(x), encoder(x / np.float32(255))[1], atol=1e-5)
     np.testing.assert_allclose(decode(means), decoder(means), atol=1e-5)
+    assert decode.second() is None
 
 
 def test_settings_are_returned_where_all_fits(gan):

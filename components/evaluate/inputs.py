@@ -31,6 +31,7 @@ SAMPLES = 1_000  # drawn from each model for the numbers; the pictures show the 
 CONCEPT_LIMIT, CONCEPT_STEPS = 200, 7  # images moved along a concept vector, and where to
 AT_ONCE = 1 << 30
 
+LOG_VARIANCE_LIMIT = 50  # of a latent; its exponential is far from what float32 cannot hold
 DIVERSITY_LIMIT = 500  # images compared pair by pair
 LEAST_TRAIN, LEAST_HELD_OUT = 50, 5  # examples with an attribute, and without, to learn it and to judge it
 
@@ -151,12 +152,42 @@ class TrainedModel:
 
 
 class Autoencoder(TrainedModel):
-    """A trained model that also has an encoder, images [N, H, W, C] to the means of their latents [N, D]."""
+    """A trained model that also has an encoder, images [N, H, W, C] to the means of their latents [N, D].
+
+    Attributes:
+        encoder: that.
+        likelihood_std: of the Gaussian likelihood of pixels around what the decoder gives; 0 for Bernoulli's.
+    """
 
     def __init__(self, inputs: Inputs, name: str, folder: str) -> None:
         super().__init__(inputs, name, folder)
         shape, latents = inputs.dataset.image_shape, (self.latent_dim,)
         self.encoder = load_network(folder, f"{find_model(name).encoder}.keras", takes=shape, gives=latents)
+        self._log_variances = self.encoder.second()
+        std = self.settings.get("likelihood_std") or 0
+        if not isinstance(std, int | float) or (std and not 1e-6 < std < 1e6):
+            raise UserError(
+                f"'{folder}/config.json' gives a likelihood_std that is no standard deviation: train again"
+            )
+        self.likelihood_std = float(std)
+
+    def log_variances(self, images: np.ndarray) -> np.ndarray | None:
+        """The logarithms of the variances of images' latents, float32 [N, D].
+
+        None where the encoder does not give them.
+
+        Raises:
+            UserError: if they are none of a trained model.
+        """
+        if self._log_variances is None or self._log_variances.output_shape != (self.latent_dim,):
+            return None
+        found = self._log_variances(images)
+        if np.abs(found).max() > LOG_VARIANCE_LIMIT:
+            raise UserError(
+                f"the encoder of the {self.title} gives log variances beyond ±{LOG_VARIANCE_LIMIT}: "
+                "train it again"
+            )
+        return found
 
     @functools.cached_property
     def train_means(self) -> np.ndarray:

@@ -45,7 +45,7 @@ class Network:
     """A Keras model as a function of NumPy arrays, run in large batches through one compiled graph.
 
     Args:
-        model: with one input of known shape; of several outputs, the first is kept.
+        model: with one input of known shape; of several outputs, the first is given.
         name: for messages.
 
     Attributes:
@@ -85,6 +85,12 @@ class Network:
             if not np.isfinite(outputs[rows]).all():
                 raise UserError(f"{self._name} gives values that are not finite: train it again")
         return outputs
+
+    def second(self) -> "Network | None":
+        """Returns the network that gives the second output, or None where there is none."""
+        if len(self.model.outputs) < 2:
+            return None
+        return Network(keras.Model(self.model.inputs, self.model.outputs[1:]), self._name)
 
 
 def read_settings(folder: str, name: str | None, image_shape: tuple[int, ...] | None) -> dict[str, Any]:

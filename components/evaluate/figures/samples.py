@@ -9,7 +9,10 @@ from latentfaces.components.evaluate.registry import Picture, register_figure
 def samples(model: TrainedModel) -> Picture:
     """The first samples, 8 a row."""
     caption = (
-        f"What the {model.generator_name} makes of random latent vectors: the first ones drawn, none chosen."
+        f"What the {model.generator_name} makes of random latent vectors from the prior N(0, I): the first "
+        "ones drawn, none chosen."
     )
     alt = "A grid of images that look like the real ones, each another."
-    return Picture(f"{model.title} samples", caption, alt, grid(in_rows(model.samples[:64], 8)))
+    return Picture(
+        f"{model.title} samples: prior N(0, I)", caption, alt, grid(in_rows(model.samples[:64], 8))
+    )
