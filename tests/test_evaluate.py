@@ -120,7 +120,7 @@ def contents(folder):
 def test_everything_is_written_and_the_metrics_returned(faces, result):
     names = [
         "real", "gan_samples", "reconstructions", "vae_samples", "interpolations", "concept_smiling",
-        "gan_nearest", "vae_nearest",
+        "gan_nearest", "vae_nearest", "spectra",
     ]  # fmt: skip
     expected = {"metrics.json", "report.html", *(f"grids/{name}.png" for name in names)}
     assert contents(faces / "out").keys() == expected
@@ -134,6 +134,9 @@ def test_everything_is_written_and_the_metrics_returned(faces, result):
 
 def test_a_perfect_vae_scores_perfectly(result):
     assert result["vae"]["reconstruction_mse"] == 0 and result["vae"]["reconstruction_psnr_db"] == 100
+    assert set(result["sharpness"]["vae_reconstructions"].values()) == {1.0}
+    assert result["checkerboard"]["vae_reconstructions"] == result["checkerboard"]["real"]
+    assert result["vae"]["active_units"] == result["vae"]["latents"] == 768
     assert result["attributes"].keys() == {"Smiling", "Eyeglasses"}
     _, attributes = draw(60, seed=2)
     for index, row in enumerate(result["attributes"].values()):
@@ -169,6 +172,10 @@ def test_principal_components_are_the_line_to_beat(faces, result, tmp_path):
     made = np.clip(centred @ axes[:20].T @ axes[:20] + mean, 0, 1)
     expected = -10 * np.log10(np.mean(np.square(made - held_out.reshape(len(held_out), -1))))
     assert metrics["vae"]["principal_components_psnr_db"] == pytest.approx(expected, abs=0.1)
+    # samples from the mixture are from where its latents are, which is not N(0, I)
+    names = ("vae_samples", "vae_mixture_samples", "vae_reconstructions")
+    prior, mixture, own = (metrics["distances"][name]["frechet_distance"] for name in names)
+    assert abs(mixture - own) < abs(prior - own) / 10
 
 
 def test_a_model_that_copies_is_found_out(faces, tmp_path):
@@ -245,10 +252,11 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
     (output / "grids" / "mine.png").touch()
     data = make_dataset(tmp_path / "unlabelled", **{split: draw(10, seed=2)[0] for split in SIZES})
     metrics = evaluate(str(data), str(output), {"gan": str(faces / "gan")}, seed=1)
-    grids = {"grids/real.png", "grids/gan_samples.png", "grids/gan_nearest.png", "grids/mine.png"}
+    names = ("real", "gan_samples", "gan_nearest", "spectra", "mine")
+    grids = {f"grids/{name}.png" for name in names}
     assert contents(output).keys() == grids | {"metrics.json", "report.html"}
     keys = {"seed", "dataset", "held_out", "real", "gan", "notes", "judgement", "files"}
-    assert metrics.keys() == keys
+    assert metrics.keys() == keys | {"sharpness", "checkerboard"}
     samples = "grids/gan_samples.png"
     assert contents(output)[samples] != contents(faces / "out")[samples]
 
@@ -278,9 +286,11 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
             "real",
             "reconstructions",
             "vae_samples",
+            "vae_mixture_samples",
             "vae_nearest",
             "interpolations",
             "manifold",
+            "spectra",
         }
 
 
@@ -368,7 +378,8 @@ def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, 
     row = metrics["attributes"]["Smiling"]
     assert row["ae_reconstruction_accuracy"] == row["reconstruction_accuracy"]
     names = ["reconstructions", "interpolations", "concept_smiling"]
-    expected = {"real", *(f"{model}_{name}" for model in ("vae", "ae") for name in ("samples", "nearest"))}
+    expected = {f"{model}_{name}" for model in ("vae", "ae") for name in ("samples", "nearest")}
+    expected |= {"real", "spectra"}
     expected |= {*names, *(f"ae_{name}" for name in names)}
     assert {path.stem for path in (output / "grids").iterdir()} == expected
     page = (output / "report.html").read_text()
@@ -378,6 +389,7 @@ def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, 
         "real",
         "vae_samples",
         "vae_nearest",
+        "spectra",
         *names,
     }
 

@@ -5,5 +5,6 @@ from latentfaces.components.evaluate.registry import FIGURES, import_modules
 __all__ = ["FIGURES"]
 
 import_modules(
-    __name__, first=("real", "reconstructions", "samples", "interpolations", "manifold", "concept")
+    __name__,
+    first=("real", "reconstructions", "samples", "mixture_samples", "interpolations", "manifold", "concept"),
 )

@@ -9,6 +9,11 @@ import_modules(
     first=(
         "distances",
         "reconstruction",
+        "elbo",
+        "active_units",
+        "aggregate_posterior",
+        "sharpness",
+        "checkerboard",
         "diversity",
         "memorisation",
         "attributes",
