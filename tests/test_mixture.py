@@ -1,22 +1,30 @@
+from types import SimpleNamespace
+
 import numpy as np
 from PIL import Image
 
+from latentfaces.components.evaluate import mixture
 from latentfaces.components.evaluate.figures.mixture_samples import mixture_samples
-from latentfaces.components.evaluate.mixture import mixture_latents
+from latentfaces.components.evaluate.mixture import mixture_feature_sets, mixture_latents
 
 
 class Seeded:
     seed = 0
+    dataset = SimpleNamespace(image_shape=(8, 8, 1))
 
     @staticmethod
     def fitting(count):
         return count
 
+    @staticmethod
+    def feature_network(images):
+        return images[:, 0, 0]
+
 
 class VAE:
     """Whose decoder shows the signs of the latents as black and white."""
 
-    title, generator_name, inputs = "VAE", "decoder", Seeded
+    name, title, generator_name, inputs = "vae", "VAE", "decoder", Seeded
 
     def __init__(self, means):
         self.train_means, self.latent_dim = means.astype(np.float32), means.shape[1]
@@ -34,7 +42,7 @@ def two_clusters(count, latents):
 
 def test_latents_are_drawn_where_the_data_is():
     means = two_clusters(3000, 3)
-    drawn = mixture_latents(VAE(means))
+    drawn = mixture_latents(VAE(means), 1000)
     assert drawn.shape == (1000, 3) and drawn.dtype == np.float32
     assert np.mean(np.abs(drawn) < 1000) < 0.005
     for side in (-1, 1):
@@ -46,24 +54,36 @@ def test_latents_are_drawn_where_the_data_is():
 
 def test_components_are_mixed_and_follow_from_the_seed(monkeypatch):
     means = two_clusters(400, 2)
-    first, again = mixture_latents(VAE(means)), mixture_latents(VAE(means))
+    first, again = (mixture_latents(VAE(means), 500) for _ in range(2))
     np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(mixture_latents(VAE(means), 70), first[:70], rtol=1e-5)
     assert 5 < np.sum(first[:64, 0] < 0) < 30
     monkeypatch.setattr(Seeded, "seed", 1)
-    assert not np.array_equal(mixture_latents(VAE(means)), first)
+    assert not np.array_equal(mixture_latents(VAE(means), 500), first)
 
 
 def test_a_latent_that_is_always_the_same_stays_so():
     means = two_clusters(400, 2)
     means[:, 1] = 7
-    np.testing.assert_allclose(mixture_latents(VAE(means))[:, 1], 7, atol=0.1)
+    np.testing.assert_allclose(mixture_latents(VAE(means), 100)[:, 1], 7, atol=0.1)
 
 
 def test_little_data_has_fewer_components_or_none():
     few = two_clusters(5, 4)
-    drawn = mixture_latents(VAE(few))  # one normal distribution
+    drawn = mixture_latents(VAE(few), 1000)  # one normal distribution
     np.testing.assert_allclose(drawn.mean(axis=0), few.mean(axis=0), atol=400)
-    assert mixture_latents(VAE(few[:4])) is None and mixture_samples(VAE(few[:4])) is None
+    assert mixture_latents(VAE(few[:4]), 9) is None and mixture_samples(VAE(few[:4])) is None
+
+
+def test_features_are_those_of_the_samples_batch_by_batch(monkeypatch):
+    vae = VAE(two_clusters(400, 2))
+    monkeypatch.setattr(mixture, "AT_ONCE", 64 * 30)
+    found = mixture_feature_sets(vae, 100)
+    title, batches = found["vae_mixture_samples"]
+    batches = list(batches)
+    assert [len(each) for each in batches] == [30, 30, 30, 10] and "Gaussian mixture" in title
+    np.testing.assert_array_equal(np.concatenate(batches), mixture_latents(vae, 100)[:, :1] > 0)
+    assert mixture_feature_sets(VAE(two_clusters(4, 4)), 9) == {}
 
 
 def test_the_picture_shows_the_first_of_them():
@@ -71,4 +91,4 @@ def test_the_picture_shows_the_first_of_them():
     picture = mixture_samples(vae)
     assert picture.title == "VAE samples: Gaussian mixture" and "Gaussian mixture" in picture.caption
     small = picture.image.convert("L").resize((8, 8), Image.Resampling.BOX)
-    np.testing.assert_array_equal(np.asarray(small).ravel() > 127, mixture_latents(vae)[:64, 0] > 0)
+    np.testing.assert_array_equal(np.asarray(small).ravel() > 127, mixture_latents(vae, 64)[:, 0] > 0)

@@ -1,12 +1,15 @@
 """Samples of a VAE from where the data's latents are, instead of from the prior (Ghosh et al. 2020)."""
 
 import logging
+import math
+from collections.abc import Iterator
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from latentfaces.components.evaluate.inputs import SAMPLES, Autoencoder, once
+from latentfaces.common.images import AT_ONCE
+from latentfaces.components.evaluate.inputs import Autoencoder, once
 
 logger = logging.getLogger(__name__)
 
@@ -16,26 +19,55 @@ ROWS = 5
 ITERATIONS = 50
 
 
-@once
-def mixture_latents(model: Autoencoder) -> np.ndarray | None:
+def mixture_latents(model: Autoencoder, count: int) -> np.ndarray | None:
     """Latents from a Gaussian mixture with full covariances, fitted to the means of the train images'.
 
-    The ex-post density estimation of Ghosh et al. 2020 (arXiv:1903.12436), with as many components.
+    The ex-post density estimation of Ghosh et al. 2020 (arXiv:1903.12436), with as many components. The first
+    ones are the same whatever the count.
 
     Returns:
-        float32 [at most `SAMPLES`, D], in random order; None where there are no more train images than
-        latents.
+        float32 [count, D]; None where there are no more train images than latents.
     """
-    means = model.train_means[:FITTED].astype(np.float64)
-    if len(means) <= model.latent_dim:
+    if (fitted := _fit(model)) is None:
+        return None
+    weights, means, factors = fitted
+    rng, of_components = np.random.default_rng(model.inputs.seed).spawn(2)
+    components = of_components.choice(len(weights), count, p=weights)
+    drawn = rng.standard_normal((count, model.latent_dim))
+    for component, (mean, factor) in enumerate(zip(means, factors, strict=True)):
+        rows = components == component
+        drawn[rows] = drawn[rows] @ factor.T + mean
+    return drawn.astype(np.float32)
+
+
+def mixture_feature_sets(model: Autoencoder, count: int) -> dict[str, tuple[str, Iterator[np.ndarray]]]:
+    """The samples from the mixture as a set that is compared with real images, where there is one.
+
+    Returns:
+        By key in `metrics.json`: what the images are called, and the features of `count` of them, float32
+        [n, F] a batch, computed as they are asked for.
+    """
+    points = mixture_latents(model, count)
+    if points is None:
+        return {}
+    rows = max(1, AT_ONCE // math.prod(model.inputs.dataset.image_shape))
+    parts = (points[start : start + rows] for start in range(0, count, rows))
+    features = (model.inputs.feature_network(model.generate(part)) for part in parts)
+    return {f"{model.name}_mixture_samples": (f"{model.title} samples from the Gaussian mixture", features)}
+
+
+@once
+def _fit(model: Autoencoder) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Returns weights [K], means [K, D] and the Cholesky factors of covariances [K, D, D], or None."""
+    latents = model.train_means[:FITTED].astype(np.float64)
+    if len(latents) <= model.latent_dim:
         return None
     logger.info("evaluate: fitting a Gaussian mixture to the latents of the %s", model.title)
-    center, scale = means.mean(axis=0), means.std(axis=0)
+    center, scale = latents.mean(axis=0), latents.std(axis=0)
     scale[scale == 0] = 1
-    components = max(1, min(COMPONENTS, len(means) // (ROWS * model.latent_dim)))
+    components = max(1, min(COMPONENTS, len(latents) // (ROWS * model.latent_dim)))
     mixture = GaussianMixture(components, max_iter=ITERATIONS, random_state=model.inputs.seed)
-    with threadpool_limits(1):  # with more, k-means sums in any order, and other samples may follow
-        mixture.fit((means - center) / scale)
-        drawn, _ = mixture.sample(model.inputs.fitting(SAMPLES))  # one component after the other
-    order = np.random.default_rng(model.inputs.seed).permutation(len(drawn))
-    return (drawn[order] * scale + center).astype(np.float32)
+    with threadpool_limits(1):  # more would add up in any order, from which other samples may follow
+        mixture.fit((latents - center) / scale)
+    factors = np.linalg.cholesky(mixture.covariances_) * scale[:, None]
+    return mixture.weights_, mixture.means_ * scale + center, factors

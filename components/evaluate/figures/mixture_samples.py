@@ -1,7 +1,7 @@
 """What a decoder makes of latents that are distributed as the data's."""
 
 from latentfaces.common.pictures import grid, in_rows
-from latentfaces.components.evaluate.inputs import Autoencoder
+from latentfaces.components.evaluate.inputs import SAMPLES, Autoencoder
 from latentfaces.components.evaluate.mixture import mixture_latents
 from latentfaces.components.evaluate.registry import Picture, register_figure
 
@@ -9,7 +9,7 @@ from latentfaces.components.evaluate.registry import Picture, register_figure
 @register_figure("{model}_mixture_samples", about=Autoencoder)
 def mixture_samples(model: Autoencoder) -> Picture | None:
     """The first samples, 8 a row."""
-    points = mixture_latents(model)
+    points = mixture_latents(model, min(64, model.inputs.fitting(SAMPLES)))
     if points is None:
         return None
     caption = (
@@ -19,4 +19,4 @@ def mixture_samples(model: Autoencoder) -> Picture | None:
     )
     alt = "A grid of images that look like the real ones, each another."
     title = f"{model.title} samples: Gaussian mixture"
-    return Picture(title, caption, alt, grid(in_rows(model.generate(points[:64]), 8)))
+    return Picture(title, caption, alt, grid(in_rows(model.generate(points), 8)))

@@ -13,7 +13,7 @@ from latentfaces.components.evaluate.distances import (
     manifolds,
 )
 from latentfaces.components.evaluate.inputs import SAMPLES, Autoencoder, Inputs
-from latentfaces.components.evaluate.mixture import mixture_latents
+from latentfaces.components.evaluate.mixture import mixture_feature_sets
 from latentfaces.components.evaluate.registry import Fact, Result, Table, number, percent, register_metric
 
 LEAST = 2 * BLOCKS  # images of each kind, below which nothing is measured
@@ -36,10 +36,8 @@ def distances(inputs: Inputs) -> Result | None:
         if isinstance(model, Autoencoder):
             title = f"{model.title} reconstructions"
             sets[f"{model.name}_reconstructions"] = (title, model.reconstruction_features)
-            if (points := mixture_latents(model)) is not None:
-                title = f"{model.title} samples from the Gaussian mixture"
-                features = inputs.feature_network(model.generate(points))
-                sets[f"{model.name}_mixture_samples"] = (title, features)
+            for key, (title, batches) in mixture_feature_sets(model, inputs.fitting(SAMPLES)).items():
+                sets[key] = (title, np.concatenate(list(batches)))
     # As many of each: the Fréchet distance of few images is too large, and of fewer larger still.
     count = min(len(inputs.held_out_features), *(len(features) for _, features in sets.values()))
     held_out = inputs.held_out_features[:count]
