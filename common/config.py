@@ -170,10 +170,24 @@ class EvaluateOptions:
     )
     features: str = option(
         "attributes",
-        help="Network whose features images are compared by: the attribute classifier's, or random ones.",
-        choices=("attributes", "random"),
+        help="Network whose features images are compared by: the attribute classifier's, one with random "
+        "weights, or the FID's.",
+        choices=("attributes", "random", "inception"),
+    )
+    inception: str = option(
+        "", help="The FID's network, for --features inception: inception-2015-12-05.tgz or .pt, or gs://."
+    )
+    samples: int = option(
+        1000,
+        help="Samples of each model, and as many real images, that distances are measured with.",
+        minimum=20,
     )
 
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""
         check(self)
+        if (self.features == "inception") != bool(self.inception):
+            raise UserError(
+                "--features inception and --inception go together: give both, the latter with "
+                "inception-2015-12-05.tgz of download.tensorflow.org/models/image/imagenet"
+            )

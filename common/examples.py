@@ -215,6 +215,19 @@ def load_split(
     )
 
 
+def read_images(folder: str, dataset: Dataset, split: str, indices: range, rows: int) -> Iterator[np.ndarray]:
+    """Yields those images of a split, uint8 [at most `rows`, H, W, C] at a time.
+
+    Raises:
+        UserError: as `open_split` does.
+    """
+    if indices:
+        examples = open_split(folder, dataset, split, indices.stop)
+        for start in range(0, len(indices), rows):
+            serialized = examples.read(np.array(indices[start : start + rows]))
+            yield parse_images(serialized, dataset.image_shape).numpy()
+
+
 def _open_newest(folder: str, split: str, limit: int | None) -> tuple[Dataset, Examples]:
     for _ in range(_READS - 1):
         with contextlib.suppress(ReplacedError):

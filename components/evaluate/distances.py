@@ -53,14 +53,54 @@ def feature_network(image_shape: tuple[int, int, int]) -> Network:
     return Network(keras.Model(images, x), "the feature network")
 
 
-def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
+class Moments:
+    """Mean and covariance of features that come batch by batch, of which only running sums are kept.
+
+    The sums, in double precision, are of differences from the first batch's mean: those of the features
+    themselves lose the digits that matter where these are far from 0 and vary little (Chan, Golub & LeVeque
+    1983).
+
+    Attributes:
+        count: rows so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, features: np.ndarray) -> Moments:
+        """Takes in one more batch, [n, D], of at least one row; returns the same object."""
+        if not self.count:
+            self._origin = features.mean(axis=0, dtype=np.float64)
+            self._sum, self._squares = np.zeros_like(self._origin), np.zeros(2 * self._origin.shape)
+        centred = features - self._origin
+        self.count += len(centred)
+        self._sum += centred.sum(axis=0)
+        self._squares += tf.matmul(centred, centred, transpose_a=True).numpy()
+        return self
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Float64 [D]."""
+        mean: np.ndarray = self._origin + self._sum / self.count
+        return mean
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Divided by one less than the number of rows, float64 [D, D]."""
+        squares = self._squares - np.outer(self._sum, self._sum) / self.count
+        covariance: np.ndarray = squares / max(self.count - 1, 1)
+        return covariance
+
+
+def frechet_distance(features: np.ndarray | Moments, others: np.ndarray | Moments) -> float:
     """Returns the Fréchet distance of two sets of features (Heusel et al. 2017, arXiv:1706.08500).
 
     Each set, [N, D] and [M, D], counts as a normal distribution of its mean and covariance (divided by
     N - 1). The estimate is too large, by an amount that shrinks with N and M: where these are below D, and
     covariances singular, only distances from the same real images by as many samples can be compared.
     """
-    a, b = (_moments(rows, np.ones((1, len(rows)))) for rows in (features, others))
+    found = (each if isinstance(each, Moments) else Moments().add(each) for each in (features, others))
+    a, b = ((each.mean[None], each.covariance[None]) for each in found)
     return float(_distances(a, b)[0])
 
 

@@ -63,7 +63,7 @@ def evaluate(
     from latentfaces.components.evaluate.metrics import METRICS
     from latentfaces.components.evaluate.report import render
 
-    inputs = Inputs(dataset, models, settings.seed, settings.features)
+    inputs = Inputs(dataset, models, settings.seed, settings.features, settings.inception, settings.samples)
     place = storage.resolve(output)
     with hold(place) as lease:
         folder.claim(place, lease)

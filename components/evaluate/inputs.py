@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -15,21 +15,23 @@ from scipy.spatial.distance import cdist
 from latentfaces.common import storage
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import UserError
-from latentfaces.common.examples import load_split
+from latentfaces.common.examples import load_split, read_images
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
 from latentfaces.components.evaluate import classifier, distances, latents
-from latentfaces.components.evaluate.models import Network, load_network, read_settings
+from latentfaces.components.evaluate.inception import load_inception
+from latentfaces.components.evaluate.models import BATCH, Network, load_network, read_settings
 
 logger = logging.getLogger(__name__)
 
 # How many images to work with; fewer where they are so large that all would take more bytes than `AT_ONCE`.
 TRAIN_LIMIT = 10_000  # for the classifier and the concept vector
 HELD_OUT_LIMIT = 2_000
-SAMPLES = 1_000  # drawn from each model for the numbers; the pictures show the first of them
+SAMPLES = 1_000  # drawn from each model and held, for pictures and numbers; only distances may take more
 CONCEPT_LIMIT, CONCEPT_STEPS = 200, 7  # images moved along a concept vector, and where to
 AT_ONCE = 1 << 30
+STREAMED = 64 << 20  # bytes of a batch of images that are not held
 
 LOG_VARIANCE_LIMIT = 50  # of a latent; its exponential is far from what float32 cannot hold
 DIVERSITY_LIMIT = 500  # images compared pair by pair
@@ -76,6 +78,7 @@ class RealImages:
     """
 
     def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
         uri, self.split = inputs.dataset_uri, inputs.held_out_split
         self.train, train_attributes, _ = load_split(uri, "train", inputs.train_count)
         self.held_out, held_out_attributes, _ = load_split(uri, self.split, inputs.held_out_count)
@@ -91,6 +94,15 @@ class RealImages:
         self.attribute_names = [name for name, kept in zip(names, learnable, strict=True) if kept]
         self.train_attributes = train_attributes[:, learnable]
         self.held_out_attributes = held_out_attributes[:, learnable]
+
+    def stream(self, split: str, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yields batches of the images of a split from one index to another, uint8 [n, H, W, C].
+
+        Raises:
+            UserError: if the data set was replaced, or a shard is missing or damaged.
+        """
+        inputs = self._inputs
+        return read_images(inputs.dataset_uri, inputs.dataset, split, range(start, stop), inputs.streamed)
 
     @functools.cached_property
     def diversity(self) -> float:
@@ -144,6 +156,21 @@ class TrainedModel:
     def sample_features(self) -> np.ndarray:
         """The samples' features, float32 [N, F]."""
         return self.inputs.feature_network(self.samples)
+
+    def feature_sets(self, count: int) -> dict[str, tuple[str, Iterable[np.ndarray]]]:
+        """What the model makes that is compared with real images, as sets.
+
+        Returns:
+            By key in `metrics.json`: what the images are called, and the features of at least `count` of
+            them, float32 [n, F] a batch, computed as they are asked for.
+        """
+        return {f"{self.name}_samples": (f"{self.title} samples", self._stream_samples(count))}
+
+    def _stream_samples(self, count: int) -> Iterator[np.ndarray]:
+        yield self.sample_features
+        start, rows = len(self.samples), self.inputs.streamed
+        for points in latents.stream(start, count, rows, self.latent_dim, self.inputs.seed):
+            yield self.inputs.feature_network(self.generate(points))
 
     @functools.cached_property
     def sample_predictions(self) -> np.ndarray:
@@ -210,6 +237,18 @@ class Autoencoder(TrainedModel):
         """The reconstructions' features, float32 [M, F]."""
         return self.inputs.feature_network(self.reconstructions)
 
+    def feature_sets(self, count: int) -> dict[str, tuple[str, Iterable[np.ndarray]]]:
+        """Samples, and reconstructions of held-out images."""
+        title = f"{self.title} reconstructions"
+        own = {f"{self.name}_reconstructions": (title, self._stream_reconstructions(count))}
+        return super().feature_sets(count) | own
+
+    def _stream_reconstructions(self, count: int) -> Iterator[np.ndarray]:
+        yield self.reconstruction_features
+        real = self.inputs.real
+        for images in real.stream(real.split, len(real.held_out), count):
+            yield self.inputs.feature_network(self.generate(self.encoder(images)))
+
     @functools.cached_property
     def reconstruction_predictions(self) -> np.ndarray:
         """What the attribute classifier reads off the reconstructions, float32 [M, A]."""
@@ -224,6 +263,8 @@ class Inputs:
         models: model folders by the name of their family.
         seed: of samples and classifier.
         features: name of the network whose features images are compared by.
+        inception: file of the network of the features "inception", local or `gs://`.
+        samples: samples of each model, and real images, that distances are measured with.
 
     Attributes:
         dataset: its `dataset.json`.
@@ -233,16 +274,26 @@ class Inputs:
         held_out_count: its images that are worked with.
         share: of other images that one would work with, those that are; all these take the rest.
         is_bounded: whether these are fewer than one would work with.
+        streamed: images of a batch of those that are not held.
+        compared: images of each kind that distances are measured with.
 
     Raises:
-        UserError: if there is no data set or model, or they don't fit one another.
+        UserError: if there is no data set or model, they don't fit one another, or the network of the
+            features can't be loaded.
     """
 
     def __init__(
-        self, dataset_uri: str, models: Mapping[str, str], seed: int, features: str = "random"
+        self,
+        dataset_uri: str,
+        models: Mapping[str, str],
+        seed: int,
+        features: str = "random",
+        inception: str = "",
+        samples: int = SAMPLES,
     ) -> None:
         self.dataset_uri, self.seed, self._features = dataset_uri, seed, features
         self.dataset = read_dataset(dataset_uri)
+        self._inception = load_inception(inception) if features == "inception" else None
         self.models = [
             (TrainedModel if find_model(name).encoder is None else Autoencoder)(self, name, folder)
             for name, folder in models.items()
@@ -263,6 +314,9 @@ class Inputs:
         self.share = min(1.0, AT_ONCE * 3 / 4 / max(others, 1))
         self.held_out_count = self.fitting(held_out)
         self.is_bounded = self.share < 1 or self.train_count < train
+        self.streamed = max(1, min(BATCH, STREAMED // (4 * size)))
+        splits = (self.dataset.splits[name].examples for name in ("train", self.held_out_split))
+        self.compared = min(samples, *splits)
 
     def fitting(self, count: int) -> int:
         """Returns how many images to work with where one would take `count`."""
@@ -286,12 +340,15 @@ class Inputs:
 
     @property
     def feature_source(self) -> str:
-        """Where features come from: "attributes", or "random" if that is asked for or there are no labels."""
-        return self._features if self.real.attribute_names else "random"
+        """Where features come from: as asked for, but for "attributes" where there are none to learn."""
+        is_missing = self._features == "attributes" and not self.real.attribute_names
+        return "random" if is_missing else self._features
 
     @functools.cached_property
-    def feature_network(self) -> Network:
-        """Images to the features that they are compared by, float32 [N, `classifier.FEATURES`]."""
+    def feature_network(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Images, uint8 or float32 in [0, 1], to the features that they are compared by, float32 [N, F]."""
+        if self._inception:
+            return self._inception
         if self.feature_source == "attributes":
             return self._classifier[1]
         return distances.feature_network(self.dataset.image_shape)
@@ -305,6 +362,18 @@ class Inputs:
     def held_out_features(self) -> np.ndarray:
         """The held-out images' features, float32 [M, F]."""
         return self.feature_network(self.real.held_out)
+
+    def real_feature_sets(self, count: int) -> dict[str, Iterator[np.ndarray]]:
+        """Returns the features of `count` train and held-out images, float32 [n, F] a batch."""
+        return {
+            "train": self._stream_real("train", self.train_features, count),
+            "held_out": self._stream_real(self.held_out_split, self.held_out_features, count),
+        }
+
+    def _stream_real(self, split: str, held: np.ndarray, count: int) -> Iterator[np.ndarray]:
+        yield held
+        for images in self.real.stream(split, len(held), count):
+            yield self.feature_network(images)
 
     def nearest_train(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the row of the nearest train image of each of [N, F] features, and how far it is, [N]."""

@@ -1,11 +1,22 @@
 """Where in latent space to look: at random, between two points, and on the plane of two dimensions."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 
 def sample(count: int, latent_dim: int, seed: int) -> np.ndarray:
     """Returns float32 [count, latent_dim] from the standard normal distribution, the prior of every model."""
     return np.random.default_rng(seed).standard_normal((count, latent_dim), dtype=np.float32)
+
+
+def stream(start: int, stop: int, rows: int, latent_dim: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields what `sample` gives from row `start` to `stop`, at most so many rows at a time."""
+    rng = np.random.default_rng(seed)
+    for before in range(0, start, rows):
+        rng.standard_normal((min(rows, start - before), latent_dim), dtype=np.float32)
+    for first in range(start, stop, rows):
+        yield rng.standard_normal((min(rows, stop - first), latent_dim), dtype=np.float32)
 
 
 def slerp(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:

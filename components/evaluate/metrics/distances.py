@@ -1,6 +1,7 @@
 """How far models' images are from held-out ones, as sets; beside it, how far the train images are."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,17 @@ import numpy as np
 from latentfaces.components.evaluate.distances import (
     BLOCKS,
     NEIGHBOURS,
+    Moments,
     frechet_distance,
     kernel_distance,
     manifolds,
 )
-from latentfaces.components.evaluate.inputs import SAMPLES, Autoencoder, Inputs
+from latentfaces.components.evaluate.inputs import Autoencoder, Inputs
 from latentfaces.components.evaluate.mixture import mixture_feature_sets
 from latentfaces.components.evaluate.registry import Fact, Result, Table, number, percent, register_metric
 
 LEAST = 2 * BLOCKS  # images of each kind, below which nothing is measured
+PAIRS = 2000  # images of each kind that are compared one by one, and whose features are held; the first ones
 
 
 @register_metric("distances", about=Inputs)
@@ -24,45 +27,60 @@ def distances(inputs: Inputs) -> Result | None:
     """Distances from the held-out images, each set of `count` images, by `features`.
 
     Of `train` images, which is the best that can be had, and of each model's `<model>_samples` and
-    `<model>_reconstructions`: `frechet_distance`; `kernel_distance` and `kernel_distance_error`; `precision`,
-    `recall`, `density` and `coverage`.
+    `<model>_reconstructions`: `frechet_distance`, or `fid` where it is that; and, of the first `pairs_count`
+    of each set, `kernel_distance` and `kernel_distance_error`; `precision`, `recall`, `density`, `coverage`.
     """
-    real = inputs.real
-    if min(len(real.train), len(real.held_out), inputs.fitting(SAMPLES)) < LEAST:
+    count = inputs.compared
+    if count < LEAST:
         return None
-    sets = {"train": ("train images", inputs.train_features)}
+    real = inputs.real_feature_sets(count)
+    sets: dict[str, tuple[str, Iterable[np.ndarray]]] = {"train": ("train images", real["train"])}
     for model in inputs.models:
-        sets[f"{model.name}_samples"] = (f"{model.title} samples", model.sample_features)
+        sets |= model.feature_sets(count)
         if isinstance(model, Autoencoder):
-            title = f"{model.title} reconstructions"
-            sets[f"{model.name}_reconstructions"] = (title, model.reconstruction_features)
-            for key, (title, batches) in mixture_feature_sets(model, inputs.fitting(SAMPLES)).items():
-                sets[key] = (title, np.concatenate(list(batches)))
-    # As many of each: the Fréchet distance of few images is too large, and of fewer larger still.
-    count = min(len(inputs.held_out_features), *(len(features) for _, features in sets.values()))
-    held_out = inputs.held_out_features[:count]
-    numbers: dict[str, Any] = {"features": inputs.feature_source, "count": count}
+            sets |= mixture_feature_sets(model, count)
+    held_out = _gather(real["held_out"], count)
+    key_of_frechet, name = "frechet_distance", "Fréchet distance"
+    if inputs.feature_source == "inception":
+        key_of_frechet, name = "fid", "FID"
+    pairs = len(held_out[1])
+    numbers: dict[str, Any] = {"features": inputs.feature_source, "count": count, "pairs_count": pairs}
     rows = []
-    for key, (title, features) in sets.items():
-        found = _measure(held_out, features[:count])
-        numbers[key] = found
-        kernel = f"{number(found['kernel_distance'])} ± {number(found['kernel_distance_error'])}"
-        precision, recall, coverage = (percent(found[each]) for each in ("precision", "recall", "coverage"))
-        density = f"{found['density']:.2f}"
-        rows.append([title, number(found["frechet_distance"]), kernel, precision, recall, density, coverage])
+    for key, (title, batches) in sets.items():
+        moments, first = _gather(batches, count)
+        value, error = kernel_distance(held_out[1], first)
+        found = manifolds(held_out[1], first)
+        numbers[key] = {
+            key_of_frechet: frechet_distance(held_out[0], moments),
+            "kernel_distance": value,
+            "kernel_distance_error": error,
+            **dataclasses.asdict(found),
+        }
+        rows.append(
+            [
+                title,
+                number(numbers[key][key_of_frechet]),
+                f"{number(value)} ± {number(error)}",
+                *map(percent, (found.precision, found.recall)),
+                f"{found.density:.2f}",
+                percent(found.coverage),
+            ]
+        )
     table = Table(
         "Distances from held-out images",
         f"Of {count:,} images of each kind, by {_FEATURES[inputs.feature_source]}. The first row is what can "
-        "be reached: other real images. The Fréchet distance is not the FID, whose features are another "
-        "network's. The kernel distance has no bias; beside it its standard error. Precision: images that "
+        f"be reached: other real images.{'' if name == 'FID' else _NOT_THE_FID} The kernel distance has no "
+        "bias; beside it its standard error. Precision: images that "
         "lie among real ones; recall and coverage: real ones that the images reach; density: how near they "
-        f"lie, 1 being as real images do ({NEIGHBOURS} neighbours).",
-        columns=["", "Fréchet\ndistance", "kernel\ndistance", "precision", "recall", "density", "coverage"],
+        f"lie, 1 being as real images do ({NEIGHBOURS} neighbours)."
+        + (f" All but the {name} is of the first {pairs:,} of each kind." if pairs < count else ""),
+        columns=["", name.replace(" ", "\n"), "kernel\ndistance", "precision", "recall", "density",
+                 "coverage"],
         rows=rows,
-    )
+    )  # fmt: skip
     facts = [
-        Fact(f"Fréchet distance of {title}", number(numbers[key]["frechet_distance"]),
-             f"other real images: {number(numbers['train']['frechet_distance'])}")
+        Fact(f"{name} of {count:,} {title}", number(numbers[key][key_of_frechet]),
+             f"other real images: {number(numbers['train'][key_of_frechet])}")
         for key, (title, _) in sets.items()
         if key.endswith("_samples")
     ]  # fmt: skip
@@ -71,15 +89,20 @@ def distances(inputs: Inputs) -> Result | None:
 
 _FEATURES = {
     "attributes": "the features of the attribute classifier's last layer but one",
-    "random": "the features of a network with random weights, since there are no labels to train one by",
+    "random": "the features of a network with random weights",
+    "inception": "the features of the FID's network, of images resized as in clean-fid",
 }
+_NOT_THE_FID = " The Fréchet distance is not the FID, whose features are another network's."
 
 
-def _measure(real: np.ndarray, features: np.ndarray) -> dict[str, float]:
-    value, error = kernel_distance(real, features)
-    return {
-        "frechet_distance": frechet_distance(real, features),
-        "kernel_distance": value,
-        "kernel_distance_error": error,
-        **dataclasses.asdict(manifolds(real, features)),
-    }
+def _gather(batches: Iterable[np.ndarray], count: int) -> tuple[Moments, np.ndarray]:
+    """Returns the moments of the first `count` rows of batches, [n, F], and of these the first `PAIRS`."""
+    moments, first = Moments(), []
+    for batch in batches:
+        batch = batch[: count - moments.count]
+        if moments.count < PAIRS:
+            first.append(batch[: PAIRS - moments.count])
+        moments.add(batch)
+        if moments.count == count:
+            break
+    return moments, np.concatenate(first)
