@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -7,19 +8,24 @@ import prdc
 import pytest
 import scipy.linalg
 import tensorflow as tf
-from conftest import photograph
+from conftest import make_dataset, photograph
 from sklearn.metrics.pairwise import polynomial_kernel
+from test_evaluate import SHAPE, random_encoder, random_generator, save_model
 
 from latentfaces.common import images as arrays
 from latentfaces.common.images import diversity
+from latentfaces.components.evaluate import inputs
 from latentfaces.components.evaluate.classifier import FEATURES
 from latentfaces.components.evaluate.distances import (
+    Moments,
     compare,
     feature_network,
     frechet_distance,
     kernel_distance,
     manifolds,
 )
+from latentfaces.components.evaluate.inputs import Inputs
+from latentfaces.components.evaluate.metrics import distances as metric
 from latentfaces.components.evaluate.metrics import reconstruction
 from latentfaces.components.evaluate.metrics.reconstruction import mean_squared_error, psnr
 
@@ -75,6 +81,39 @@ def test_the_frechet_distance_is_that_of_the_literature():
     moved = 0.3 + 1.5 * a
     apart = np.sum((moved.mean(axis=0) - a.mean(axis=0)) ** 2) + 0.25 * np.trace(np.cov(a, rowvar=False))
     assert frechet_distance(a, moved) == pytest.approx(apart, rel=1e-9)
+
+
+def test_the_frechet_distance_of_normal_distributions_is_the_closed_form():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((400, 6))
+    white = np.sqrt(399) * np.linalg.qr(rows - rows.mean(axis=0))[0]  # mean 0 and covariance 1, exactly
+    axes = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    (s, t), (m, n) = rng.uniform(0.1, 3, (2, 6)), rng.standard_normal((2, 6))
+    a, b = (mean + white * deviations @ axes for mean, deviations in ((m, s), (n, t)))
+    # Of covariances with the same axes it is |m - n|² + Σ (s - t)² of the deviations along them
+    assert frechet_distance(a, b) == pytest.approx(np.sum((m - n) ** 2) + np.sum((s - t) ** 2), rel=1e-9)
+
+
+def test_distances_of_as_many_features_as_a_network_gives_are_those_of_other_programs():
+    rng = np.random.default_rng(0)
+    a = rng.gamma(1, size=(300, FEATURES)).astype(np.float32)
+    b = rng.gamma(1.1, size=(300, FEATURES)).astype(np.float32)
+    assert frechet_distance(a, b) == pytest.approx(reference(a, b), rel=1e-4)
+    expected = prdc.compute_prdc(a, b, nearest_k=5)
+    assert dataclasses.asdict(manifolds(a, b)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000])
+def test_moments_are_those_of_all_rows_whatever_the_batches(rows):
+    features = 1e6 + gaussian(1000, 1)  # whose squares have no digits left for what differs
+    moments = Moments()
+    for start in range(0, 1000, rows):
+        assert moments.add(features[start : start + rows]) is moments
+    assert moments.count == 1000
+    np.testing.assert_allclose(moments.mean, features.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), atol=1e-8)
+    others = gaussian(500, 2, mean=1e6)
+    assert frechet_distance(moments, others) == pytest.approx(frechet_distance(features, others), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -171,6 +210,102 @@ def test_damaged_images_are_farther_from_real_ones():
         features = network(damage(others, rng))
         found = compare(real, features[np.arange(300) % len(features)], whole, 0)
         assert found.distance - found.other > 3 * found.standard_error, name
+
+
+def blurred(images, strength):
+    return np.stack([cv2.GaussianBlur(image, (0, 0), strength) for image in images])
+
+
+def noisy(images, strength):
+    noise = np.random.default_rng(0).normal(0, strength, images.shape)
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+def without_some(images, strength):
+    """Each image of a dropped kind gives its place to one of a kind that is left."""
+    return images[
+        np.where(
+            np.arange(len(images)) % 3 < strength,
+            (np.arange(len(images)) // 3) * 3 + 2,
+            np.arange(len(images)),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "strengths"), [(blurred, (1, 2, 4)), (noisy, (15, 30, 60)), (without_some, (1, 2))]
+)
+def test_distances_grow_with_blur_noise_and_dropped_modes(damage, strengths):
+    network, others = feature_network((24, 24, 3)), faces(300, 2)
+    real = network(faces(300, 1))
+    sets = [network(images) for images in (others, *(damage(others, each) for each in strengths))]
+    for found in ([frechet_distance(real, x) for x in sets], [kernel_distance(real, x)[0] for x in sets]):
+        assert np.diff(found).min() > 0
+    assert manifolds(real, sets[-1]).coverage < manifolds(real, sets[0]).coverage / 1.3
+
+
+def evaluated(tmp_path, count):
+    """A data set of smooth pictures, a VAE and a GAN."""
+    splits = {name: faces(count, seed, SHAPE[0]) for seed, name in enumerate(("train", "test"), 5)}
+    make_dataset(tmp_path / "data", **splits)
+    networks = {"encoder": random_encoder(SHAPE, 5), "decoder": random_generator(SHAPE, 5)}
+    save_model(tmp_path / "vae", "vae", SHAPE, 5, **networks)
+    save_model(tmp_path / "gan", "gan", SHAPE, 7, generator=random_generator(SHAPE, 7))
+    return str(tmp_path / "data"), {name: str(tmp_path / name) for name in ("vae", "gan")}
+
+
+def measured(found):
+    return {key: value for key, value in found.items() if isinstance(value, dict)}
+
+
+def test_what_is_streamed_gives_the_same_numbers_as_what_is_held(tmp_path, monkeypatch):
+    arguments = evaluated(tmp_path, 150)
+    whole = metric.distances(Inputs(*arguments, seed=0, samples=140)).numbers
+    assert (whole["count"], whole["pairs_count"]) == (140, 140)
+    for limit in ("TRAIN_LIMIT", "HELD_OUT_LIMIT", "SAMPLES"):
+        monkeypatch.setattr(inputs, limit, 25)
+    monkeypatch.setattr(inputs, "STREAMED", 7 * 4 * 16 * 16 * 3)
+    some = Inputs(*arguments, seed=0, samples=140)
+    streamed = metric.distances(some).numbers
+    assert some.streamed == 7 and len(some.real.train) == len(some.models[1].samples) == 25
+    names = {"train", "vae_samples", "vae_reconstructions", "gan_samples"}
+    assert measured(streamed).keys() == measured(whole).keys() == names
+    for name in names:
+        assert streamed[name] == pytest.approx(whole[name], rel=1e-6, abs=1e-9)
+    assert len({found["frechet_distance"] for found in measured(whole).values()}) == 4
+
+
+def test_of_many_images_the_first_are_compared_one_by_one_and_all_by_their_moments(tmp_path, monkeypatch):
+    arguments = evaluated(tmp_path, 90)
+    monkeypatch.setattr(inputs, "STREAMED", 7 * 4 * 16 * 16 * 3)
+    monkeypatch.setattr(inputs, "SAMPLES", 25)
+    few, all_of_them = (metric.distances(Inputs(*arguments, 0, samples=count)) for count in (60, 90))
+    monkeypatch.setattr(metric, "PAIRS", 60)
+    found = metric.distances(Inputs(*arguments, 0, samples=1000))
+    assert (found.numbers["count"], found.numbers["pairs_count"]) == (90, 60)
+    for name, numbers in measured(found.numbers).items():
+        of_all = all_of_them.numbers[name]["frechet_distance"]
+        assert numbers == pytest.approx({**few.numbers[name], "frechet_distance": of_all}, rel=1e-9)
+        assert numbers["frechet_distance"] != few.numbers[name]["frechet_distance"]
+    assert "of the first 60 of each kind" in found.tables[0].caption
+    assert "of the first" not in few.tables[0].caption
+
+
+def test_20000_samples_take_no_more_memory_than_1000(tmp_path):
+    shape = (8, 8, 3)
+    rng = np.random.default_rng(0)
+    splits = {split: rng.integers(0, 256, (20_000, *shape), np.uint8) for split in ("train", "test")}
+    make_dataset(tmp_path / "data", **splits)
+    save_model(tmp_path / "gan", "gan", shape, 5, generator=random_generator(shape, 5))
+    peaks = []
+    for samples in (20, 1_000, 20_000):  # the first, to begin with
+        evaluated = Inputs(str(tmp_path / "data"), {"gan": str(tmp_path / "gan")}, 0, samples=samples)
+        assert evaluated.real and len(evaluated.train_features) == inputs.TRAIN_LIMIT
+        tracemalloc.start()
+        assert metric.distances(evaluated).numbers["count"] == samples
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 20_000 * 4 * FEATURES / 2  # half of what the features of one set would take
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (4, 6, 3), (256, 192, 3)])

@@ -24,7 +24,7 @@ from latentfaces.common.dataset import (
     write_dataset,
 )
 from latentfaces.common.errors import UserError
-from latentfaces.common.examples import Examples, ReplacedError, load_split, open_split
+from latentfaces.common.examples import Examples, ReplacedError, load_split, open_split, read_images
 
 
 @pytest.fixture(params=["local", "gs"])
@@ -58,6 +58,14 @@ def test_load_split(folder):
     assert names == [f"é{number}.png" for number in range(NUMBERS)]
     with pytest.raises(UserError, match="no examples in its split valid"):
         load_split(str(folder), "valid")
+
+
+def test_images_are_read_a_batch_at_a_time(numbers):
+    dataset = read_dataset(numbers)
+    batches = list(read_images(str(numbers), dataset, "train", range(18, 43), 10))
+    assert [len(batch) for batch in batches] == [10, 10, 5]
+    np.testing.assert_array_equal(np.concatenate(batches), load_split(str(numbers), "train")[0][18:43])
+    assert not list(read_images("nowhere", dataset, "train", range(9, 9), 10))
 
 
 def test_a_limit_leaves_the_shards_beyond_alone(folder):

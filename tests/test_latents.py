@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from latentfaces.components.evaluate.latents import manifold, sample, slerp
+from latentfaces.components.evaluate.latents import manifold, sample, slerp, stream
 
 
 def test_samples_are_standard_normal_and_depend_on_the_seed_alone():
@@ -10,6 +11,14 @@ def test_samples_are_standard_normal_and_depend_on_the_seed_alone():
     np.testing.assert_allclose(np.cov(latents.T), np.eye(4), atol=0.05)
     np.testing.assert_array_equal(latents, sample(20_000, 4, seed=1))
     assert not np.array_equal(latents, sample(20_000, 4, seed=2))
+
+
+@pytest.mark.parametrize("start", [0, 1, 10, 23, 40])
+def test_a_stream_goes_on_where_samples_end(start):
+    parts = list(stream(start, 23, 5, latent_dim=3, seed=4))  # an odd number of values a batch
+    assert all(len(part) == 5 for part in parts[:-1]) and sum(map(len, parts)) == max(0, 23 - start)
+    expected = sample(23, 3, seed=4)[start:]
+    np.testing.assert_array_equal(np.concatenate([expected[:0], *parts]), expected)
 
 
 def test_interpolation_turns_evenly_from_one_end_to_the_other():

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -81,11 +82,11 @@ def load_inception(file: str) -> Inception:
         data = storage.read(storage.resolve(file), 0, _LONGEST)
         if data.startswith(b"\x1f\x8b"):
             data = _unpack(data)
+    except (EOFError, KeyError, gzip.BadGzipFile, tarfile.TarError, zlib.error):
+        raise UserError(f"'{file}' is not an archive that holds {_GRAPH}: {_SOURCE}") from None
     except OSError as error:
         reason = printable(str(error.strerror or error))
         raise UserError(f"the FID's network '{file}' can't be read ({reason}): {_SOURCE}") from None
-    except (EOFError, KeyError, tarfile.TarError):
-        raise UserError(f"'{file}' is not an archive that holds {_GRAPH}: {_SOURCE}") from None
     if load := _KNOWN.get(hashlib.sha256(data).hexdigest()):
         return Inception(load(data))
     raise UserError(f"'{file}' is not the FID's network, by its sha256: {_SOURCE}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from sklearn.metrics import pairwise_distances_argmin
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import read_dataset
@@ -377,9 +377,8 @@ class Inputs:
 
     def nearest_train(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the row of the nearest train image of each of [N, F] features, and how far it is, [N]."""
-        apart = cdist(features, self.train_features)
-        rows = apart.argmin(axis=1)
-        return rows, apart[np.arange(len(rows)), rows]
+        rows = pairwise_distances_argmin(features, self.train_features)
+        return rows, np.linalg.norm(features - self.train_features[rows], axis=1)
 
     @functools.cached_property
     def real_predictions(self) -> np.ndarray:
@@ -392,9 +391,9 @@ class Inputs:
         notes = []
         if self.is_bounded:
             notes.append(
-                f"The images are large: the numbers are those of {len(self.real.train):,} train and "
-                f"{len(self.real.held_out):,} held-out images and {self.fitting(SAMPLES):,} samples of each "
-                f"model, so that all of them take no more than {AT_ONCE / 2**30:g} GiB."
+                f"The images are large: all numbers but the distances are of {len(self.real.train):,} train "
+                f"and {len(self.real.held_out):,} held-out images and {self.fitting(SAMPLES):,} samples of "
+                f"each model, so that all of them take no more than {AT_ONCE / 2**30:g} GiB."
             )
         if self.real.split == "train":
             notes.append("The data set has only a train split: the models have seen what they are judged by.")

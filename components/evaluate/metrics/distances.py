@@ -19,7 +19,7 @@ from latentfaces.components.evaluate.mixture import mixture_feature_sets
 from latentfaces.components.evaluate.registry import Fact, Result, Table, number, percent, register_metric
 
 LEAST = 2 * BLOCKS  # images of each kind, below which nothing is measured
-PAIRS = 2000  # images of each kind that are compared one by one, and whose features are held; the first ones
+PAIRS = 1000  # images of each kind that are compared one by one, and whose features are held: the first ones
 
 
 @register_metric("distances", about=Inputs)

@@ -11,17 +11,17 @@ LEAST = 100  # held-out images, by which that can be told
 
 @register_metric("{model}", about=TrainedModel)
 def memorisation(model: TrainedModel) -> Result | None:
-    """`memorised_share`: of the samples, those nearer to a train image than 99 % of held-out images are.
+    """`memorised_share`: of `memorised_count` samples, those nearer to a train image than 99 % of real ones.
 
-    A model that knows the train images no better than any others reaches 1 % too. Near is meant of the
-    features that images are compared by.
+    The real ones are those held out. A model that knows the train images no better than any others reaches
+    1 % too. Near is meant of the features that images are compared by.
     """
     inputs = model.inputs
     if len(inputs.held_out_features) < LEAST:
         return None
     limit = np.quantile(inputs.nearest_train(inputs.held_out_features)[1], NEAR)
-    share = float(np.mean(inputs.nearest_train(model.sample_features)[1] < limit))
-    fact = Fact(
-        f"{model.title} samples very near to a train image", percent(share), f"real images: {percent(NEAR)}"
-    )
-    return Result({"memorised_share": share}, facts=[fact])
+    near = inputs.nearest_train(model.sample_features)[1] < limit
+    share, count = float(np.mean(near)), len(near)
+    label = f"Of {count:,} {model.title} samples, very near to a train image"
+    fact = Fact(label, percent(share), f"real images: {percent(NEAR)}")
+    return Result({"memorised_share": share, "memorised_count": count}, facts=[fact])
