@@ -269,10 +269,11 @@ def test_what_is_streamed_gives_the_same_numbers_as_what_is_held(tmp_path, monke
     streamed = metric.distances(some).numbers
     assert some.streamed == 7 and len(some.real.train) == len(some.models[1].samples) == 25
     names = {"train", "vae_samples", "vae_reconstructions", "gan_samples"}
-    assert measured(streamed).keys() == measured(whole).keys() == names
+    for numbers in (measured(streamed), measured(whole)):  # a mixture is fitted to what is held
+        assert numbers.keys() - {"vae_mixture_samples"} == names
     for name in names:
         assert streamed[name] == pytest.approx(whole[name], rel=1e-6, abs=1e-9)
-    assert len({found["frechet_distance"] for found in measured(whole).values()}) == 4
+    assert len({whole[name]["frechet_distance"] for name in names}) == 4
 
 
 def test_of_many_images_the_first_are_compared_one_by_one_and_all_by_their_moments(tmp_path, monkeypatch):
