@@ -182,6 +182,11 @@ class EvaluateOptions:
         help="Samples of each model, and as many real images, that distances are measured with.",
         minimum=20,
     )
+    concepts: str = option(
+        "least_squares",
+        help="How concept vectors are found: least squares, logistic regression or differences of means.",
+        choices=("least_squares", "logistic", "means"),
+    )
 
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""

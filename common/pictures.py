@@ -1,15 +1,22 @@
 """From arrays of images to one picture: enlarged, set out in rows and columns, still or moving."""
 
+import functools
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from latentfaces.common.images import to_uint8
 
+PAPER, INK = "#ffffff", "#1b2129"  # of what has a background of its own, on a dark page too
+
 _CELL = 96  # pixels; what small images are enlarged to at least
+_GAP = 4  # pixels between images
+_WRITING, _LONGEST = 22, 24  # pixels of a label's writing, and its characters at most
 _SMALL, _LARGE = 64, 256  # pixels; images between these are shown as they are, larger ones reduced
+
+_font = functools.cache(ImageFont.load_default)
 
 
 def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> Image.Image:
@@ -30,7 +37,7 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
     pixels = to_uint8(images)
     size = max(height, width)
     factor = -(-_CELL // size) if size <= _SMALL and not tight else min(1, _LARGE / size)
-    gap = 0 if tight else 4
+    gap = 0 if tight else _GAP
     cell_height, cell_width = round(height * factor), round(width * factor)
     group_gap = 2 * gap if rows_in_group > 1 else 0
     tops = [row * (cell_height + gap) + row // rows_in_group * group_gap for row in range(rows)]
@@ -41,6 +48,59 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
             image = image.resize((cell_width, cell_height), Image.Resampling.LANCZOS)
             sheet.paste(image, (column * (cell_width + gap), top))
     return sheet
+
+
+def written(
+    text: str, width: int, height: int, align: str = "m", paper: str = PAPER, ink: str = INK
+) -> Image.Image:
+    """Writes one line onto paper of its own.
+
+    Args:
+        text: what it says.
+        width: pixels of the picture.
+        height: likewise.
+        align: where it stands: "l" for left, "m" for the middle, "r" for right.
+        paper: colour, as Pillow names it.
+        ink: likewise.
+
+    Returns:
+        mode "RGB".
+    """
+    picture = Image.new("RGB", (width, height), paper)
+    x = {"l": _WRITING // 2, "m": width // 2, "r": width - _WRITING // 2}[align]
+    ImageDraw.Draw(picture).text((x, height // 2), text, ink, _font(_WRITING), f"{align}m")
+    return picture
+
+
+def labelled(sheet: Image.Image, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Writes names to the left of a grid's rows, and above its columns.
+
+    They stand on paper of their own, so that the picture suits a dark and a light page.
+
+    Args:
+        sheet: as `grid` makes it, with gaps, and without groups of rows.
+        rows: their names; of long ones the beginning is written.
+        columns: theirs; written upwards where one is wider than its column.
+
+    Returns:
+        mode "RGBA".
+    """
+    rows, columns = ([name[:_LONGEST] for name in names] for names in (rows, columns))
+    length = _font(_WRITING).getlength
+    left, longest = (round(max(map(length, names))) + _WRITING for names in (rows, columns))
+    high, wide = (sheet.height + _GAP) // len(rows), (sheet.width + _GAP) // len(columns)
+    is_upright = longest > wide - _GAP
+    top = longest if is_upright else round(1.5 * _WRITING)
+    result = Image.new("RGBA", (left + _GAP + sheet.width, top + _GAP + sheet.height))
+    result.paste(sheet, (left + _GAP, top + _GAP))
+    for number, name in enumerate(rows):
+        result.paste(written(name, left, high - _GAP, "r"), (0, top + _GAP + number * high))
+    for number, name in enumerate(columns):
+        label = written(name, wide - _GAP, top)
+        if is_upright:
+            label = written(name, top, wide - _GAP, "l").transpose(Image.Transpose.ROTATE_90)
+        result.paste(label, (left + _GAP + number * wide, 0))
+    return result
 
 
 def in_rows(images: np.ndarray, columns: int) -> np.ndarray:

@@ -1,6 +1,14 @@
 import numpy as np
+import pytest
 
-from latentfaces.components.evaluate.concepts import concept_vector, move
+from latentfaces.components.evaluate.concepts import (
+    STEPS,
+    concepts,
+    least_squares,
+    logistic,
+    means,
+)
+from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT
 
 
 def confounded_examples():
@@ -17,18 +25,113 @@ def test_one_attribute_gives_the_difference_of_means():
     latents, attributes, _ = confounded_examples()
     has = attributes[:, 0] == 1
     difference = latents[has].mean(axis=0) - latents[~has].mean(axis=0)
-    np.testing.assert_allclose(concept_vector(latents, attributes[:, :1], 0), difference, atol=1e-5)
+    for estimate in (least_squares, means):
+        np.testing.assert_allclose(estimate(latents, attributes[:, :1]), [difference], atol=1e-5)
 
 
-def test_what_goes_with_another_attribute_is_taken_out():
+def test_what_goes_with_another_attribute_is_taken_out_by_least_squares_only():
     latents, attributes, directions = confounded_examples()
-    for index in (0, 1):
-        np.testing.assert_allclose(concept_vector(latents, attributes, index), directions[index], atol=0.03)
-    assert abs(concept_vector(latents, attributes[:, :1], 0)[1]) > 1  # the difference of means keeps it
+    np.testing.assert_allclose(least_squares(latents, attributes), directions, atol=0.03)
+    assert abs(means(latents, attributes)[0, 1]) > 1
 
 
-def test_move_adds_multiples_of_the_vector():
-    latents, vector = np.array([[1.0, 2], [3, 4]], np.float32), np.array([10, 100], np.float32)
-    moved = move(latents, vector, np.array([-1.0, 0, 2]))
-    assert moved.dtype == np.float32
-    np.testing.assert_array_equal(moved[1], [[-7, -96], [3, 4], [23, 204]])
+def test_logistic_regression_gives_the_normal_between_two_normal_distributions():
+    """That of the best plane is the difference of means times the inverse covariance (Bishop 2006, 4.2.1)."""
+    rng = np.random.default_rng(0)
+    mix = np.array([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0, 2]])
+    has = rng.random(20_000) < 0.5
+    difference = np.array([1.0, 0, 1])
+    latents = rng.normal(size=(20_000, 3)) @ mix.T + has[:, None] * difference
+    (vector,) = logistic(latents, has[:, None].astype(np.int64))
+    normal = np.linalg.solve(mix @ mix.T, difference)
+    normal *= difference @ normal / (normal @ normal)
+    np.testing.assert_allclose(vector, normal, atol=0.05)
+    (apart,) = means(latents, has[:, None].astype(np.int64))
+    assert vector @ vector == pytest.approx(apart @ vector, rel=1e-5)  # as long as that in its direction
+
+
+class Transparent:
+    """A model whose latents are its images, attributes and features: corners of a cube, of side 1.
+
+    Attribute i is read where coordinate i plus what leaks from others is above 0.5.
+    """
+
+    def __init__(self, names, leaks, count=400, is_readable=True):
+        rng = np.random.default_rng(0)
+        self.inputs = self.real = self
+        self.leaks, self.concepts = leaks, "least_squares"
+        self.attribute_names, self.moved = names, []
+        self.train_attributes = rng.integers(0, 2, (1000, len(names)))
+        self.held_out_attributes = rng.integers(0, 2, (count, len(names)))
+        self.train_means, self.means = (
+            labels.astype(np.float32) for labels in (self.train_attributes, self.held_out_attributes)
+        )
+        self.held_out_features = self.reconstruction_features = self.means
+        self.real_predictions = self.means if is_readable else rng.random(self.means.shape)
+        self.reconstruction_predictions = self.classifier(self.means)
+
+    def fitting(self, count):
+        return count
+
+    def generate(self, points):
+        assert points.dtype == np.float32
+        self.moved.append(len(points))
+        return points
+
+    def classifier(self, images):
+        return images @ (np.eye(len(self.leaks)) + self.leaks)
+
+    def feature_network(self, images):
+        return images
+
+
+def test_what_is_read_off_moved_images_is_what_was_put_in():
+    # 0 to 1.4 is read otherwise from a step of 1 on; with it the second attribute changes by 0.6: of its
+    # images at 0 all those that were moved along, and of those at 1 all that were moved back.
+    leaks = np.zeros((3, 3))
+    leaks[0, 1] = 0.6
+    model = Transparent(["Smiling", "Male", "Hat"], leaks)
+    read = model.reconstruction_predictions > 0.5
+    smile, male, hat = concepts(model)
+    np.testing.assert_allclose(smile.vector, [1, 0, 0], atol=1e-6)
+    assert (smile.name, smile.strength, smile.success, smile.works) == ("Smiling", 1, 1, True)
+    assert smile.vector.dtype == np.float32 and smile.effects[[0, 2]].tolist() == [1, 0]
+    assert smile.leakage == pytest.approx(smile.effects[1] / 2)
+    assert smile.effects[1] == pytest.approx(0.5, abs=0.1)
+    assert hat.leakage == 0 and hat.effects.tolist() == [0, 0, 1]
+    shares = dict(zip(STEPS, hat.shares, strict=True))
+    assert shares[-1] == 0 and shares[1] == 1 and shares[0] == pytest.approx(0.5, abs=0.01)
+    apart = np.mean([np.linalg.norm(a - b) for a in model.means for b in model.means]) * 400 / 399
+    assert hat.identity == pytest.approx(1 - 1 / apart, rel=1e-4)
+    assert concepts(model) is concepts(model) and read.shape == (400, 3)
+
+
+def test_a_concept_that_does_nothing_and_one_that_can_not_be_judged_do_not_work():
+    still = Transparent(["Smiling", "Male"], -np.diag([1.0, 0]))
+    still.reconstruction_predictions[0] = 1
+    smile, male = concepts(still)
+    assert smile.success < 0.1 and not smile.works and male.works
+    unread = Transparent(["Smiling", "Male"], np.zeros((2, 2)), is_readable=False)
+    assert all(each.success == 1 and not each.works for each in concepts(unread))
+
+
+def test_a_concept_alone_leaks_nothing_and_without_labels_there_is_none():
+    (alone,) = concepts(Transparent(["Smiling"], np.zeros((1, 1))))
+    assert alone.leakage == 0 and alone.works
+    assert concepts(Transparent([], np.zeros((0, 0)))) == []
+
+
+def test_an_attribute_that_is_read_off_no_reconstruction_is_only_added():
+    model = Transparent(["Glasses", "Male"], np.zeros((2, 2)))
+    model.means = model.means * np.array([0, 1], np.float32)
+    model.reconstruction_predictions = model.classifier(model.means)
+    glasses, _ = concepts(model)
+    assert glasses.success == 1 and glasses.shares[-1] == 1 and glasses.shares[0] == 0
+
+
+@pytest.mark.parametrize(("attributes", "most"), [(1, 2200), (14, 6000), (40, 8800)])
+def test_images_at_once_and_in_all_are_bounded(attributes, most):
+    names = [f"{index}" for index in range(attributes)]
+    model = Transparent(names, np.zeros((attributes, attributes)), count=1000)
+    assert [each.works for each in concepts(model)] == [True] * attributes
+    assert max(model.moved) <= CONCEPT_LIMIT and sum(model.moved) <= most

@@ -27,7 +27,7 @@ from latentfaces.common.models import MODELS
 from latentfaces.common.pictures import grid
 from latentfaces.components.evaluate import folder as evaluations
 from latentfaces.components.evaluate import inputs
-from latentfaces.components.evaluate.concepts import concept_images
+from latentfaces.components.evaluate.concepts import ESTIMATORS, concepts
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.figures.manifold import manifold
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
@@ -119,10 +119,10 @@ def contents(folder):
 
 def test_everything_is_written_and_the_metrics_returned(faces, result):
     names = [
-        "real", "gan_samples", "reconstructions", "vae_samples", "interpolations", "concept_smiling",
-        "gan_nearest", "vae_nearest", "spectra",
+        "real", "gan_samples", "reconstructions", "vae_samples", "interpolations", "concepts",
+        "concept_smiling", "concept_eyeglasses", "concept_effects", "gan_nearest", "vae_nearest", "spectra",
     ]  # fmt: skip
-    expected = {"metrics.json", "report.html", *(f"grids/{name}.png" for name in names)}
+    expected = {"metrics.json", "report.html", "concepts.npz", *(f"grids/{name}.png" for name in names)}
     assert contents(faces / "out").keys() == expected
     assert json.loads((faces / "out" / "metrics.json").read_text()) == result
     assert result["held_out"] == {"split": "test", "examples": 60} and result["notes"] == []
@@ -195,9 +195,33 @@ def test_a_model_that_copies_is_found_out(faces, tmp_path):
 
 
 def test_the_smile_comes_and_goes_along_its_vector(result):
-    shares = dict(zip(result["concept"]["steps"], result["concept"]["shares"], strict=True))
-    assert shares[-1.5] < 0.05 and shares[1.5] > 0.95
-    assert shares[0] == pytest.approx(result["attributes"]["Smiling"]["real_share"], abs=0.05)
+    smile = result["concepts"]["Smiling"]
+    shares = dict(zip(smile["steps"], smile["shares"], strict=True))
+    assert shares[-1.5] < 0.05 and shares[1.5] > 0.95 and shares[0] == pytest.approx(0.5, abs=0.1)
+    for number, name in enumerate(("Smiling", "Eyeglasses")):
+        row = result["concepts"][name]
+        assert row["works"] and row["success"] > 0.95 and row["leakage"] < 0.05 < row["identity"] < 1
+        assert row["effects"][number] == row["success"] and row["effects"][1 - number] == row["leakage"]
+
+
+def test_concepts_are_left_for_others_in_a_file_of_numpys(faces, result):
+    with np.load(faces / "out" / "concepts.npz", allow_pickle=False) as file:
+        assert file["names"].tolist() == ["Smiling", "Eyeglasses"] and file["works"].tolist() == [True, True]
+        assert file["strengths"].tolist() == [row["strength"] for row in result["concepts"].values()]
+        smile, glasses = file["vectors"].reshape(2, *SHAPE)
+        decoder = (faces / "vae" / "decoder.keras").read_bytes()
+        assert file["decoder_sha256"] == hashlib.sha256(decoder).hexdigest()
+    assert smile.dtype == np.float32 and smile[11:14].mean() > 0.4 and abs(smile[:11].mean()) < 0.05
+    assert glasses[2:5].mean() < -0.4
+
+
+@pytest.mark.parametrize("estimator", ["means", "logistic"])
+def test_concept_vectors_are_found_as_is_asked_for(faces, estimator):
+    inputs = Inputs(str(faces / "data"), {"vae": str(faces / "vae")}, 0, concepts=estimator)
+    images, attributes = draw(SIZES["train"], seed=0)
+    expected = ESTIMATORS[estimator](images.reshape(len(images), -1) / 255, attributes[:, :2])
+    for concept, vector in zip(concepts(inputs.models[0]), expected, strict=True):
+        np.testing.assert_allclose(concept.vector, vector, atol=1e-3)
 
 
 def test_originals_stand_above_their_equals(faces, result):
@@ -280,7 +304,7 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
         metrics = evaluate(str(data), str(folder / "out"), {"vae": str(folder)})
         assert metrics["held_out"] == {"split": split, "examples": valid or train}
         assert note in metrics["notes"][0] and "no attributes" in metrics["notes"][1]
-        assert "attributes" not in metrics and "concept" not in metrics
+        assert "attributes" not in metrics and "concepts" not in metrics
         names = {path.stem for path in (folder / "out" / "grids").iterdir()}
         assert names == {
             "real",
@@ -374,10 +398,11 @@ def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, 
     output = tmp_path / "out"
     models = {"vae": str(faces / "vae"), "ae": str(tmp_path / "ae")}
     metrics = evaluate(str(faces / "data"), str(output), models)
-    assert metrics["concept"] == metrics["ae_concept"] and metrics["ae"] == metrics["vae"]
+    assert metrics["concepts"] == metrics["ae_concepts"] and metrics["ae"] == metrics["vae"]
     row = metrics["attributes"]["Smiling"]
     assert row["ae_reconstruction_accuracy"] == row["reconstruction_accuracy"]
-    names = ["reconstructions", "interpolations", "concept_smiling"]
+    names = ["reconstructions", "interpolations", "concepts", "concept_smiling", "concept_eyeglasses"]
+    names.append("concept_effects")
     expected = {f"{model}_{name}" for model in ("vae", "ae") for name in ("samples", "nearest")}
     expected |= {"real", "spectra"}
     expected |= {*names, *(f"ae_{name}" for name in names)}
@@ -586,7 +611,8 @@ def test_large_images_are_fewer_in_a_bounded_amount_of_memory(faces, monkeypatch
     vae, gan = some.models
     images = [some.real.train, vae.train_means], [some.real.held_out, vae.means, vae.reconstructions]
     bytes_of_train, bytes_of_held_out = (sum(array.nbytes for array in arrays) for arrays in images)
-    made = vae.samples.nbytes + gan.samples.nbytes + concept_images(vae).nbytes
+    made = vae.samples.nbytes + gan.samples.nbytes
+    made += vae.generate(vae.means[:1]).nbytes * some.fitting(inputs.CONCEPT_LIMIT)
     assert 700_000 < bytes_of_train <= 750_000
     assert 800_000 < bytes_of_held_out + made <= 2_250_000
     (note,) = some.notes

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from latentfaces.common.images import to_float, to_uint8
-from latentfaces.common.pictures import grid, in_rows, png
+from latentfaces.common.pictures import grid, in_rows, labelled, png, written
 
 
 def random_images(*shape):
@@ -71,3 +71,32 @@ def test_png_is_lossless_and_repeatable():
     content = png(sheet)
     assert content == png(sheet)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(sheet))
+
+
+def test_names_stand_beside_a_grid_that_stays_as_it_is():
+    sheet = grid(random_images(2, 3, 70, 80, 3))
+    for columns, is_upright in ((["-1", "0", "1"], False), (["-1", "0", "Wearing_Lipstick"], True)):
+        whole = labelled(sheet, ["Smiling", "Male"], columns)
+        left, top = whole.width - sheet.width, whole.height - sheet.height
+        assert np.array_equal(np.asarray(whole)[top:, left:], np.asarray(sheet))
+        assert (top > 100) == is_upright
+        pixels = np.asarray(whole)
+        for row in (0, 1):  # each name is dark on light, in the middle of its row
+            name = pixels[top + row * 74 : top + row * 74 + 70, : left - 4, :3]
+            written_rows = np.flatnonzero(name.min(axis=(1, 2)) < 128)
+            assert 20 < written_rows.min() < written_rows.max() < 55
+            assert (name[:10] == 255).all()
+        assert (pixels[:top, :left, 3] == 0).all()
+
+
+def test_of_a_long_name_the_beginning_is_written():
+    sheet = grid(random_images(1, 1, 70, 80, 3))
+    long, longer = (labelled(sheet, ["x" * length], [""]) for length in (24, 200))
+    assert long.size == longer.size and long.tobytes() == longer.tobytes()
+
+
+def test_writing_has_the_colours_and_the_place_that_are_asked_for():
+    left, right = (np.asarray(written("I", 100, 40, align, "#ff0000", "#0000ff")) for align in "lr")
+    assert left.shape == (40, 100, 3) and left[0, 0].tolist() == [255, 0, 0]
+    assert np.flatnonzero(left[..., 2].max(axis=0) > 128).max() < 30
+    assert np.flatnonzero(right[..., 2].max(axis=0) > 128).min() > 70

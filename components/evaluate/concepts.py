@@ -1,13 +1,58 @@
-"""Concept vectors: the direction in latent space that adds a smile (the book, section 12.4.2)."""
+"""Concept vectors: directions in latent space that add a smile, take glasses off (the book, section 12.4.2).
+
+Each is found on train images, and tried on held-out ones: a classifier tells what has changed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import pdist
+from sklearn.linear_model import LogisticRegression
 
-from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, CONCEPT_STEPS, Autoencoder, once
+from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, DIVERSITY_LIMIT, Autoencoder, once
 
-CONCEPT = "Smiling"
-STEPS = np.linspace(-1.5, 1.5, CONCEPT_STEPS)  # along its vector; the middle one is none
+STRENGTHS = np.array([1, 1.5, 2, 3, 4])  # times a vector; the best of them is chosen
+STEPS = np.concatenate([-STRENGTHS[::-1], [0], STRENGTHS])
+BAR = 0.5  # see `Concept.works`
+
+MOVES = 6000  # images that are made of all concepts together, where that leaves each `_LEAST` held-out ones
+_LEAST = 20
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A direction in latent space that is to add what an attribute names, and what it does to images.
+
+    Held-out images are moved towards change: those that the classifier reads the attribute off are moved
+    against the vector, the others along it. What it reads then is compared with what it reads off their
+    reconstructions, which are the same without the move.
+
+    Attributes:
+        name: the attribute.
+        vector: float32 [D]; once added, it makes the difference of with and without, as it was estimated.
+        strength: how many times the vector makes `success - leakage` largest, one of `STRENGTHS`.
+        success: share of images, so moved, whose reading of the attribute changes.
+        leakage: that of any other attribute, averaged over the others.
+        identity: how much an image stays itself, in features: 1 where it does not move, 0 where it goes as
+            far as from one real image to another.
+        effects: the share of images whose reading changes, for each attribute, float64 [A].
+        shares: of images moved by each of the `STEPS`, those that the attribute is read off, float64 [S].
+        works: whether `success - leakage`, and of the classifier's reading of real images its true less its
+            false positive rate, are at least `BAR`. A classifier that can't read an attribute can't judge it.
+    """
+
+    name: str
+    vector: np.ndarray
+    strength: float
+    success: float
+    leakage: float
+    identity: float
+    effects: np.ndarray
+    shares: np.ndarray
+    works: bool
 
 
 @dataclass(frozen=True)
@@ -31,41 +76,102 @@ def concepts(model: Autoencoder) -> list[Concept]:
 
 
 @once
-def concept_images(model: Autoencoder) -> np.ndarray | None:
-    """Held-out images moved along the vector of `CONCEPT`, float32 [at most `CONCEPT_LIMIT`, S, H, W, C].
+def concepts(model: Autoencoder) -> list[Concept]:
+    """The concepts of all attributes that can be learned, in their order; none where there are no labels."""
+    inputs, real = model.inputs, model.inputs.real
+    names = real.attribute_names
+    if not names:
+        return []
+    vectors = ESTIMATORS[inputs.concepts](model.train_means, real.train_attributes)
+    seen, labels = inputs.real_predictions > 0.5, real.held_out_attributes == 1
+    apart = float(pdist(inputs.held_out_features[:DIVERSITY_LIMIT]).mean())
+    count = inputs.fitting(min(CONCEPT_LIMIT, max(_LEAST, MOVES // (len(names) * len(STEPS)))))
+    found = []
+    for index, (name, vector) in enumerate(zip(names, vectors, strict=True)):
+        has = labels[:, index]
+        is_readable = seen[has, index].mean() - seen[~has, index].mean() >= BAR
+        found.append(_try(model, name, index, vector, count, apart, is_readable))
+    return found
 
-    S are the `STEPS` along it. None where the concept can't be learned.
-    """
-    real = model.inputs.real
-    if CONCEPT not in real.attribute_names:
-        return None
-    index = real.attribute_names.index(CONCEPT)
-    vector = concept_vector(model.train_means, real.train_attributes, index)
-    start = model.means[: model.inputs.fitting(CONCEPT_LIMIT)]
-    return model.generate(move(start, vector, STEPS))
+
+def _try(
+    model: Autoencoder, name: str, index: int, vector: np.ndarray, count: int, apart: float, is_readable: bool
+) -> Concept:
+    """Moves held-out images along a vector, at most `count` at a time; only what is read off them is kept."""
+    read = model.reconstruction_predictions > 0.5
+    halves = (np.flatnonzero(read[:, index] == has)[: -(-count // 2)] for has in (False, True))
+    rows = np.concatenate(list(halves))
+    start, before = model.means[rows], read[rows]
+    after = {0.0: before}
+    for step in STEPS[STEPS != 0]:
+        images = model.generate(start + np.float32(step) * vector)
+        after[step] = model.inputs.classifier(images) > 0.5
+    has = before[:, [index]]
+    effects = [np.mean(np.where(has, after[-by], after[by]) != before, axis=0) for by in STRENGTHS]
+    others = np.arange(before.shape[1]) != index
+    leakages = [float(effect[others].mean()) if others.any() else 0.0 for effect in effects]
+    best = int(np.argmax([effect[index] - leak for effect, leak in zip(effects, leakages, strict=True)]))
+    moves = np.where(has, -STRENGTHS[best], STRENGTHS[best]).astype(np.float32) * vector
+    moved = model.inputs.feature_network(model.generate(start + moves))
+    distance = np.linalg.norm(moved - model.reconstruction_features[rows], axis=1).mean()
+    success = float(effects[best][index])
+    return Concept(
+        name=name,
+        vector=vector,
+        strength=float(STRENGTHS[best]),
+        success=success,
+        leakage=leakages[best],
+        identity=float(1 - distance / apart),
+        effects=effects[best],
+        shares=np.array([after[step][:, index].mean() for step in STEPS]),
+        works=bool(is_readable and success - leakages[best] >= BAR),
+    )
 
 
-def concept_vector(latents: np.ndarray, attributes: np.ndarray, index: int) -> np.ndarray:
+def least_squares(latents: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     """The change of the latent vector that goes with one attribute while the others stay as they are.
 
-    It is the attribute's coefficient in the linear least squares fit of the latents to all attributes.
-    With one attribute that is the mean latent of those who have it minus the mean of those who have not
-    (Larsen et al., 2016, arXiv:1512.09300). With several, what goes with others is taken out: in CelebA
+    These are the coefficients of the linear least squares fit of the latents to all attributes. With one
+    attribute that is the difference of means. With several, what goes with others is taken out: in CelebA
     more women than men smile, and a plain difference of means would add lipstick with the smile.
 
     Args:
         latents: float [N, D].
         attributes: [N, A] of 0 and 1.
-        index: the concept's column in them.
 
     Returns:
-        float32 [D].
+        float32 [A, D], a vector for each attribute.
     """
     design = np.column_stack([np.ones(len(latents)), attributes])
-    coefficients = np.linalg.lstsq(design, latents.astype(np.float64), rcond=None)[0]
-    return coefficients[1 + index].astype(np.float32)
+    coefficients: np.ndarray = np.linalg.lstsq(design, latents.astype(np.float64), rcond=None)[0]
+    return coefficients[1:].astype(np.float32)
 
 
-def move(latents: np.ndarray, vector: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Moves latents [N, D] along a vector [D] by each of the steps [S]: returns [N, S, D]."""
-    return latents[:, None] + steps[None, :, None].astype(np.float32) * vector
+def means(latents: np.ndarray, attributes: np.ndarray) -> np.ndarray:
+    """The mean latent of those who have an attribute minus that of those who have not.
+
+    (Larsen et al., 2016, arXiv:1512.09300.) Arguments and result are those of `least_squares`.
+    """
+    latents = latents.astype(np.float64)
+    differences = [latents[has].mean(axis=0) - latents[~has].mean(axis=0) for has in attributes.T == 1]
+    return np.stack(differences).astype(np.float32)
+
+
+def logistic(latents: np.ndarray, attributes: np.ndarray) -> np.ndarray:
+    """The normal of the plane by which logistic regression tells with from without.
+
+    (As InterFaceGAN's, Shen et al., 2020, arXiv:1907.10786.) It is as long as the difference of means is in
+    its direction. Arguments and result are those of `least_squares`.
+    """
+    vectors = []
+    for has, difference in zip(attributes.T, means(latents, attributes), strict=True):
+        normal = LogisticRegression(max_iter=1000).fit(latents, has).coef_[0]
+        vectors.append(normal * (difference @ normal) / (normal @ normal))
+    return np.stack(vectors).astype(np.float32)
+
+
+ESTIMATORS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "least_squares": least_squares,
+    "logistic": logistic,
+    "means": means,
+}

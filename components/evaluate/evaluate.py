@@ -3,6 +3,7 @@
 It writes `grids/`, `report.html` and, last, `metrics.json`: no `metrics.json`, no evaluation.
 """
 
+import dataclasses
 import json
 import logging
 import operator
@@ -63,7 +64,7 @@ def evaluate(
     from latentfaces.components.evaluate.metrics import METRICS
     from latentfaces.components.evaluate.report import render
 
-    inputs = Inputs(dataset, models, settings.seed, settings.features, settings.inception, settings.samples)
+    inputs = Inputs(dataset, models, **dataclasses.asdict(settings))
     place = storage.resolve(output)
     with hold(place) as lease:
         folder.claim(place, lease)
@@ -89,7 +90,7 @@ def evaluate(
             for ending, content in picture.content.files.items()
         }
         for found in results:
-            files.update(found.content.files)
+            files = {**found.content.files, **files}  # of one name, that of the first model
         metrics["files"] = folder.checksums(files)
         page = render(inputs, results, pictures, metrics["judgement"], settings)
         files[folder.REPORT] = page.encode(errors="backslashreplace")

@@ -26,10 +26,10 @@ from latentfaces.components.evaluate.models import BATCH, Network, load_network,
 logger = logging.getLogger(__name__)
 
 # How many images to work with; fewer where they are so large that all would take more bytes than `AT_ONCE`.
-TRAIN_LIMIT = 10_000  # for the classifier and the concept vector
+TRAIN_LIMIT = 10_000  # for the classifier and the concept vectors
 HELD_OUT_LIMIT = 2_000
 SAMPLES = 1_000  # drawn from each model and held, for pictures and numbers; only distances may take more
-CONCEPT_LIMIT, CONCEPT_STEPS = 200, 7  # images moved along a concept vector, and where to
+CONCEPT_LIMIT = 200  # images moved along a concept vector at a time
 AT_ONCE = 1 << 30
 STREAMED = 64 << 20  # bytes of a batch of images that are not held
 
@@ -265,6 +265,7 @@ class Inputs:
         features: name of the network whose features images are compared by.
         inception: file of the network of the features "inception", local or `gs://`.
         samples: samples of each model, and real images, that distances are measured with.
+        concepts: how concept vectors are found.
 
     Attributes:
         dataset: its `dataset.json`.
@@ -290,8 +291,9 @@ class Inputs:
         features: str = "random",
         inception: str = "",
         samples: int = SAMPLES,
+        concepts: str = "least_squares",
     ) -> None:
-        self.dataset_uri, self.seed, self._features = dataset_uri, seed, features
+        self.dataset_uri, self.seed, self._features, self.concepts = dataset_uri, seed, features, concepts
         self.dataset = read_dataset(dataset_uri)
         self._inception = load_inception(inception) if features == "inception" else None
         self.models = [
@@ -307,7 +309,7 @@ class Inputs:
         for model in self.models:  # whose arrays are of float32
             made = SAMPLES
             if isinstance(model, Autoencoder):
-                made += held_out + CONCEPT_LIMIT * CONCEPT_STEPS
+                made += held_out + CONCEPT_LIMIT
                 of_train += 4 * model.latent_dim
             others += 4 * (size + model.latent_dim) * made
         self.train_count = min(train, max(1, AT_ONCE // 4 // of_train))

@@ -5,6 +5,7 @@ for any amount of memory, and their weights in HDF5, which can be packed. So the
 weights, to compare what it would take with what the file holds.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -47,6 +48,7 @@ class Network:
     Args:
         model: with one input of known shape; of several outputs, the first is given.
         name: for messages.
+        sha256: of the file that it was read from, where there is one.
 
     Attributes:
         model: the Keras model.
@@ -55,8 +57,8 @@ class Network:
         batch: inputs that are run at once.
     """
 
-    def __init__(self, model: keras.Model, name: str) -> None:
-        self.model = model
+    def __init__(self, model: keras.Model, name: str, sha256: str = "") -> None:
+        self.model, self.sha256 = model, sha256
         self.input_shape, self.output_shape, values = _sizes(model)
         self._name, self.batch = name, max(1, min(BATCH, BATCH_BYTES // (4 * values)))
 
@@ -156,7 +158,8 @@ def load_network(
         with tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / name
             _copy(data, copy, takes, gives)
-            network = Network(keras.saving.load_model(copy, compile=False, safe_mode=True), file)
+            model = keras.saving.load_model(copy, compile=False, safe_mode=True)
+            network = Network(model, file, hashlib.sha256(data).hexdigest())
         network(np.zeros((1, *network.input_shape), np.float32))
         return network
     except UserError:

@@ -6,5 +6,5 @@ __all__ = ["FIGURES"]
 
 import_modules(
     __name__,
-    first=("real", "reconstructions", "samples", "mixture_samples", "interpolations", "manifold", "concept"),
+    first=("real", "reconstructions", "samples", "mixture_samples", "interpolations", "manifold", "concepts"),
 )

@@ -17,6 +17,6 @@ import_modules(
         "diversity",
         "memorisation",
         "attributes",
-        "concept",
+        "concepts",
     ),
 )
