@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from latentfaces.components.evaluate.concepts import (
+    ESTIMATORS,
     STEPS,
     concepts,
     least_squares,
@@ -29,10 +31,41 @@ def test_one_attribute_gives_the_difference_of_means():
         np.testing.assert_allclose(estimate(latents, attributes[:, :1]), [difference], atol=1e-5)
 
 
+def test_least_squares_are_those_of_ridge_regression_with_the_shrinking_given_back():
+    latents, attributes, _ = confounded_examples()
+    ridge = Ridge(alpha=0.03 * len(latents)).fit(attributes, np.column_stack([latents, attributes]))
+    shrunk, kept = ridge.coef_[:4].T, ridge.coef_[4:].T
+    expected = shrunk / np.diag(kept)[:, None]
+    np.testing.assert_allclose(least_squares(latents, attributes), expected, rtol=1e-5)
+
+
 def test_what_goes_with_another_attribute_is_taken_out_by_least_squares_only():
     latents, attributes, directions = confounded_examples()
-    np.testing.assert_allclose(least_squares(latents, attributes), directions, atol=0.03)
-    assert abs(means(latents, attributes)[0, 1]) > 1
+    found, differences = (estimate(latents, attributes) for estimate in (least_squares, means))
+    for index, other in ((0, 1), (1, 0)):
+        kept, leak = np.linalg.lstsq(directions[[index, other]].T, found[index], rcond=None)[0]
+        assert kept == pytest.approx(1, abs=0.02) and 0 < leak < 0.15
+        assert np.linalg.lstsq(directions[[index, other]].T, differences[index], rcond=None)[0][1] > 0.55
+
+
+def test_what_excludes_an_attribute_goes_when_it_comes():
+    """Three colours of hair, of which one in ten heads has none."""
+    colour = np.random.default_rng(0).choice(4, 5000, p=(0.3, 0.3, 0.3, 0.1))
+    attributes = np.eye(4, dtype=np.int64)[colour][:, :3]
+    vectors = least_squares(attributes.astype(np.float32), attributes)
+    for index in range(3):
+        assert vectors[index, index] == pytest.approx(1, abs=0.01)
+        assert (np.delete(vectors[index], index) < -0.15).all()
+    complete = attributes[colour < 3]  # where one of them is always there, it is no question
+    assert (least_squares(complete.astype(np.float32), complete)[0, 1:] < -0.4).all()
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS.values())
+def test_of_latents_that_are_all_the_same_there_is_no_direction(estimate):
+    attributes = np.random.default_rng(0).integers(0, 2, (100, 3))
+    vectors = estimate(np.ones((100, 5), np.float32), attributes)
+    assert vectors.shape == (3, 5) and vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, 0, atol=1e-6)
 
 
 def test_logistic_regression_gives_the_normal_between_two_normal_distributions():
@@ -91,9 +124,8 @@ def test_what_is_read_off_moved_images_is_what_was_put_in():
     leaks = np.zeros((3, 3))
     leaks[0, 1] = 0.6
     model = Transparent(["Smiling", "Male", "Hat"], leaks)
-    read = model.reconstruction_predictions > 0.5
     smile, male, hat = concepts(model)
-    np.testing.assert_allclose(smile.vector, [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(smile.vector, [1, 0, 0], atol=0.01)
     assert (smile.name, smile.strength, smile.success, smile.works) == ("Smiling", 1, 1, True)
     assert smile.vector.dtype == np.float32 and smile.effects[[0, 2]].tolist() == [1, 0]
     assert smile.leakage == pytest.approx(smile.effects[1] / 2)
@@ -102,8 +134,8 @@ def test_what_is_read_off_moved_images_is_what_was_put_in():
     shares = dict(zip(STEPS, hat.shares, strict=True))
     assert shares[-1] == 0 and shares[1] == 1 and shares[0] == pytest.approx(0.5, abs=0.01)
     apart = np.mean([np.linalg.norm(a - b) for a in model.means for b in model.means]) * 400 / 399
-    assert hat.identity == pytest.approx(1 - 1 / apart, rel=1e-4)
-    assert concepts(model) is concepts(model) and read.shape == (400, 3)
+    assert hat.identity == pytest.approx(1 - 1 / apart, rel=0.01)
+    assert male.works and concepts(model) is concepts(model)
 
 
 def test_a_concept_that_does_nothing_and_one_that_can_not_be_judged_do_not_work():

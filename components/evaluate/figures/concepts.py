@@ -22,10 +22,11 @@ def together(model: Autoencoder) -> Picture | None:
     if not found:
         return None
     names = [each.name.replace("_", " ") for each in found]
-    rows = np.concatenate([_strip(model, each, 1) for each in found])
+    typical = np.argmin(np.linalg.norm(model.means - model.means.mean(axis=0), axis=1))
+    rows = np.stack([_strip(model, each, model.means[typical]) for each in found])
     caption = (
-        "One held-out image, and what each concept that works does to it: moved from left to right by "
-        "that many times the strength that the table below gives."
+        "The held-out image whose latent is nearest to their mean, and what each concept that works does to "
+        "it, moved by so many times its strength, which the table of concepts gives."
     )
     alt = "One face, of which each row changes one thing from left to right: " + ", ".join(names) + "."
     headings = [f"{column:g}" for column in COLUMNS]
@@ -36,15 +37,16 @@ def strip(model: Autoencoder, name: str) -> Picture | None:
     """Up to 6 held-out images, each moved along the vector of one concept, whether it works or not."""
     for concept in concepts(model):
         if concept.name == name:
-            ends = (f"{sign}{COLUMNS[-1] * concept.strength:g}" for sign in "−+")
+            end = f"{COLUMNS[-1] * concept.strength:g}"
             caption = (
-                f"Held-out images moved along the latent direction of “{name}”, from {next(ends)} (left) to "
-                f"{next(ends)} (right) times the concept vector; the middle column is not moved."
+                f"Held-out images moved along the latent direction of “{name}”, from −{end} (left) to "
+                f"+{end} (right) times the concept vector; the middle column is not moved."
             )
             if not concept.works:
                 caption += " It does not work: see the table."
+            strips = np.stack([_strip(model, concept, start) for start in model.means[:6]])
             alt = f"Faces that from left to right more and more show “{name}”, and stay themselves."
-            return Picture(f"Concept vector: {name}", caption, alt, grid(_strip(model, concept, 6)))
+            return Picture(f"Concept vector: {name}", caption, alt, grid(strips))
     return None
 
 
@@ -52,7 +54,7 @@ for _name in STRIPS:
     register_figure(f"concept_{_name.lower()}", about=Autoencoder)(functools.partial(strip, name=_name))
 
 
-def _strip(model: Autoencoder, concept: Concept, count: int) -> np.ndarray:
-    """Returns the first held-out images, each moved by all `COLUMNS`: uint8 [count or fewer, 7, H, W, C]."""
-    moves = (concept.strength * COLUMNS[:, None]).astype(np.float32) * concept.vector
-    return to_uint8(model.generate(model.means[:count, None] + moves))
+def _strip(model: Autoencoder, concept: Concept, start: np.ndarray) -> np.ndarray:
+    """Returns what a latent [D], moved by each of the `COLUMNS`, is an image of: uint8 [7, H, W, C]."""
+    steps = (concept.strength * COLUMNS[:, None]).astype(np.float32)
+    return to_uint8(model.generate(start + steps * concept.vector))
