@@ -119,8 +119,8 @@ class Transparent:
 
 
 def test_what_is_read_off_moved_images_is_what_was_put_in():
-    # 0 to 1.4 is read otherwise from a step of 1 on; with it the second attribute changes by 0.6: of its
-    # images at 0 all those that were moved along, and of those at 1 all that were moved back.
+    # A step of 1 changes the first attribute's reading, and the second's by 0.6: over the bar or back under
+    # it where the second is not there, which is in half of the images.
     leaks = np.zeros((3, 3))
     leaks[0, 1] = 0.6
     model = Transparent(["Smiling", "Male", "Hat"], leaks)
