@@ -5,23 +5,30 @@ A model folder may come from anywhere: what is read here is checked, and what is
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
+import re
 import zipfile
 from collections.abc import Container
 from pathlib import Path
 
 import h5py
+import numpy as np
+from PIL import Image
 
 from latentfaces.common import storage
 from latentfaces.common.config import TrainConfig
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.models import config_from_json, find_model
+from latentfaces.common.pictures import png
 from latentfaces.common.storage import AnyPath
 
 LARGEST_NETWORK = 1 << 30  # bytes of a `.keras` file
 LONGEST_TEXT = 16 << 20  # bytes of `history.csv` or `config.json`
+LARGEST_PICTURE, LONGEST_SIDE = 16 << 20, 4096  # bytes and pixels of a sample picture
+PICTURES, PICTURE_SIDE = 24, 400  # sample pictures that are read, and the pixels that they are reduced to
 DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike: mode collapse
 _SETTLED = ("initial_run", "initial_digest")  # when a run begins, whatever is promoted later
 _MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
@@ -145,8 +152,40 @@ def is_finished(folder: AnyPath, config: TrainConfig) -> bool:
         return False
 
 
+def read_samples(folder: AnyPath) -> tuple[dict[int, Image.Image], int]:
+    """Reads the pictures that a run left of its samples.
+
+    Returns:
+        by epoch, in order, those of at most `PICTURES` epochs, evenly spaced from the first to the last: mode
+        "RGBA", at most `PICTURE_SIDE` pixels a side. And how many more there are of these epochs, which are
+        left out, because they are damaged, too large, no PNG or of another size than the last.
+    """
+    names = storage.list_files(folder / "samples")
+    epochs = sorted(
+        {int(found[1]) for name in names if (found := re.fullmatch(r"epoch-(\d{4,9})\.png", name))}
+    )
+    chosen = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), PICTURES)).round().astype(int))
+    pictures = {}
+    for epoch in [epochs[place] for place in chosen]:
+        with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            pictures[epoch] = _read_picture(folder / "samples" / f"epoch-{epoch:04d}.png")
+    sizes = [picture.size for picture in pictures.values()]
+    alike = {epoch: picture for epoch, picture in pictures.items() if picture.size == sizes[-1]}
+    return alike, len(chosen) - len(alike)
+
+
+def _read_picture(file: AnyPath) -> Image.Image:
+    data = storage.read(file, 0, LARGEST_PICTURE + 1)
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        if len(data) > LARGEST_PICTURE or max(picture.size) > LONGEST_SIDE:
+            raise ValueError("it is too large")
+        reduced = picture.convert("RGBA")
+        reduced.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        return reduced
+
+
 def copy_model(model: str, folder: str, target: str) -> None:
-    """Copies a trained model's few files to a local folder that a pipeline passes on.
+    """Copies a trained model's few files, and some small sample pictures, to a local folder that a pipeline passes on.
 
     Args:
         model: name of the model family.
@@ -157,6 +196,8 @@ def copy_model(model: str, folder: str, target: str) -> None:
     networks = (f"{name}.keras" for name in find_model(model).network_names)
     for name in ("config.json", "history.csv", *networks):
         storage.write(Path(target) / name, storage.read(source / name))
+    for epoch, picture in read_samples(source)[0].items():
+        storage.write(Path(target) / "samples" / f"epoch-{epoch:04d}.png", png(picture))
 
 
 def read_text(file: AnyPath) -> str:

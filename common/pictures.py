@@ -14,6 +14,7 @@ PAPER, INK = "#ffffff", "#1b2129"  # of what has a background of its own, on a d
 _CELL = 96  # pixels; what small images are enlarged to at least
 _GAP = 4  # pixels between images
 _WRITING, _LONGEST = 22, 24  # pixels of a label's writing, and its characters at most
+_GIF_COLOURS = 128
 _SMALL, _LARGE = 64, 256  # pixels; images between these are shown as they are, larger ones reduced
 
 _font = functools.cache(ImageFont.load_default)
@@ -117,15 +118,32 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def on_paper(picture: Image.Image) -> Image.Image:
+    """Returns a picture as "RGB", what is transparent in it in the colour of `PAPER`."""
+    paper = Image.new("RGB", picture.size, PAPER)
+    paper.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
+    return paper
+
+
 def animated(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
     """Returns frames of one size as the bytes of one file, which shows them again and again.
 
+    The same frames give the same bytes. A GIF's frames share the colours that suit eight of them best: each
+    with its own would flicker, and take seconds to find.
+
     Args:
-        frames: at least one.
+        frames: at least one, of any mode; what is transparent becomes `PAPER`.
         kind: "webp" or "gif".
         milliseconds: for which each is shown.
     """
+    shown = [on_paper(frame) for frame in frames]
+    settings: dict[str, int] = {"quality": 60, "method": 2}
+    if kind == "gif":
+        settings = {}
+        some = [np.asarray(frame) for frame in shown[:: -(-len(shown) // 8)]]
+        palette = Image.fromarray(np.concatenate(some)).quantize(_GIF_COLOURS)
+        shown = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
     buffer = io.BytesIO()
-    first, *others = frames
-    first.save(buffer, kind, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    first, *others = shown
+    first.save(buffer, kind, save_all=True, append_images=others, duration=milliseconds, loop=0, **settings)
     return buffer.getvalue()

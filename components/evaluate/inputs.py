@@ -125,14 +125,17 @@ class TrainedModel:
         generator: latents [N, D] to images [N, H, W, C].
         generator_name: what the family calls that network.
         latent_dim: D.
+        landmark_name: what one of the `landmarks` is.
 
     Raises:
         UserError: as `read_settings` and `load_network` do.
     """
 
+    landmark_name = "random latent vector"
+
     def __init__(self, inputs: Inputs, name: str, folder: str) -> None:
         family = find_model(name)
-        self.inputs, self.name, self.title = inputs, name, family.title
+        self.inputs, self.name, self.folder, self.title = inputs, name, folder, family.title
         self.settings = read_settings(folder, name, inputs.dataset.image_shape)
         self.history = read_history(storage.resolve(folder))
         self.generator_name = family.generator
@@ -144,6 +147,11 @@ class TrainedModel:
         """Returns the images, float32 [..., H, W, C], of latents [..., D], all in one sweep of batches."""
         images = self.generator(points.reshape(-1, self.latent_dim))
         return images.reshape(*points.shape[:-1], *images.shape[1:])
+
+    @functools.cached_property
+    def landmarks(self) -> np.ndarray:
+        """Latents of good images, which ways lead from and to: those of the `samples`, float32 [N, D]."""
+        return latents.sample(self.inputs.fitting(SAMPLES), self.latent_dim, self.inputs.seed)
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
@@ -186,6 +194,8 @@ class Autoencoder(TrainedModel):
         likelihood_std: of the Gaussian likelihood of pixels around what the decoder gives; 0 for Bernoulli's.
     """
 
+    landmark_name = "held-out image"
+
     def __init__(self, inputs: Inputs, name: str, folder: str) -> None:
         super().__init__(inputs, name, folder)
         shape, latents = inputs.dataset.image_shape, (self.latent_dim,)
@@ -225,6 +235,11 @@ class Autoencoder(TrainedModel):
     def means(self) -> np.ndarray:
         """The held-out images' latents, float32 [M, D]."""
         return self.encoder(self.inputs.real.held_out)
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """The held-out images' latents, `means`."""
+        return self.means
 
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:

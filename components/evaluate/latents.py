@@ -47,6 +47,22 @@ def slerp(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     return np.where(turns, length * direction, left * a + done * b).astype(np.float32)
 
 
+def round_trip(stations: np.ndarray, steps: int) -> np.ndarray:
+    """Leads from each of the stations to the next and from the last to the first, each way by `slerp`.
+
+    Args:
+        stations: [K, N, D], of N trips.
+        steps: points from a station, which is one of them, to the next.
+
+    Returns:
+        float32 [K * steps, N, D], beginning with the first station; after the last point it would come again.
+    """
+    count, trips, latent_dim = stations.shape
+    ends = np.roll(stations, -1, axis=0)
+    ways = slerp(stations.reshape(-1, latent_dim), ends.reshape(-1, latent_dim), steps + 1)[:, :-1]
+    return ways.reshape(count, trips, steps, latent_dim).swapaxes(1, 2).reshape(-1, trips, latent_dim)
+
+
 def manifold(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Points of a two-dimensional latent space in the order of the book's listing 12.29.
 

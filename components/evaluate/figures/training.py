@@ -1,0 +1,46 @@
+"""How a model's samples grew while it was trained."""
+
+from PIL import Image, ImageDraw, ImageFont
+
+from latentfaces.common import storage
+from latentfaces.common.model_folder import read_samples
+from latentfaces.common.pictures import INK, PAPER
+from latentfaces.components.evaluate.inputs import TrainedModel
+from latentfaces.components.evaluate.registry import Animation, register_figure
+
+MILLISECONDS = 200
+HELD = 10  # times as long, for which the last frame is shown
+
+_FONT, _LINE = 15, 24
+
+
+@register_figure("{model}_training", about=TrainedModel)
+def training(model: TrainedModel) -> Animation | None:
+    """The upper half of the pictures in `samples/`, one epoch after another; None where there are not two."""
+    found, left_out = read_samples(storage.resolve(model.folder))
+    if len(found) < 2:
+        return None
+    frames = [_frame(picture, f"epoch {epoch}") for epoch, picture in found.items()]
+    caption = (
+        f"Samples from the same latents after {len(found)} of the epochs from {min(found)} to {max(found)}: "
+        "every place shows one image as it grew. It should come early, and then change less and less."
+    )
+    if left_out:
+        caption += f" {left_out} more could not be read as pictures of one size."
+    alt = "Images that begin as blurs or noise and become clearer from epoch to epoch."
+    return Animation(
+        f"{model.title}: training",
+        caption,
+        alt,
+        frames[-1],
+        [*frames, *[frames[-1]] * (HELD - 1)],
+        MILLISECONDS,
+    )
+
+
+def _frame(picture: Image.Image, text: str) -> Image.Image:
+    """Puts a line of text above the upper half of a picture."""
+    frame = Image.new("RGB", (picture.width, _LINE + picture.height // 2), PAPER)
+    frame.paste(picture, (0, _LINE), picture)
+    ImageDraw.Draw(frame).text((0, _LINE / 2), text, INK, ImageFont.load_default(_FONT), anchor="lm")
+    return frame
