@@ -185,7 +185,7 @@ def _read_picture(file: AnyPath) -> Image.Image:
 
 
 def copy_model(model: str, folder: str, target: str) -> None:
-    """Copies a trained model's few files, and some small sample pictures, to a local folder that a pipeline passes on.
+    """Copies a trained model's few files, and small sample pictures, to a folder that a pipeline passes on.
 
     Args:
         model: name of the model family.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from latentfaces.components.evaluate.latents import manifold, sample, slerp, stream
+from latentfaces.components.evaluate.latents import manifold, round_trip, sample, slerp, stream
 
 
 def test_samples_are_standard_normal_and_depend_on_the_seed_alone():
@@ -46,3 +46,15 @@ def test_manifold_is_the_plane_of_the_books_listing_12_29():
     for i, y in enumerate(grid_y):
         for j, x in enumerate(grid_x):
             np.testing.assert_allclose(plane[i, j], [x, y], rtol=1e-6)
+
+
+def test_a_round_trip_passes_its_stations_and_closes_evenly():
+    stations = sample(3 * 2, 8, seed=0).reshape(3, 2, 8)
+    stations /= np.linalg.norm(stations, axis=-1, keepdims=True)
+    trip = round_trip(stations, 5)
+    assert trip.shape == (15, 2, 8) and trip.dtype == np.float32
+    np.testing.assert_allclose(trip[::5], stations, atol=1e-6)
+    closed = np.concatenate([trip, trip[:1]])
+    for start in (0, 5, 10):
+        ways = slerp(closed[start], closed[start + 5], 6)
+        np.testing.assert_allclose(closed[start : start + 6], ways.swapaxes(0, 1), atol=1e-6)

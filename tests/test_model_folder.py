@@ -1,14 +1,24 @@
+import io
 import json
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentfaces.common import model_folder, storage
 from latentfaces.common.errors import UserError
-from latentfaces.common.model_folder import is_finished, read_config, read_history, read_network
+from latentfaces.common.model_folder import (
+    copy_model,
+    is_finished,
+    read_config,
+    read_history,
+    read_network,
+    read_samples,
+)
 from latentfaces.common.models import settle
+from latentfaces.common.pictures import png
 
 CONFIG = settle("gan", {"preset": "small"}, (8, 8, 3))
 NETWORKS = ("generator.keras", "discriminator.keras")
@@ -153,3 +163,45 @@ def test_a_damaged_history_is_one_sentence(tmp_path, content):
     with pytest.raises(UserError, match="history.csv is damaged") as caught:
         read_history(tmp_path)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def picture(side, level=0):
+    return png(Image.new("RGBA", (side, side), (level, 0, 0, 255)))
+
+
+def test_sample_pictures_are_read_by_epoch_evenly_spaced_and_reduced(folder):
+    assert read_samples(folder) == ({}, 0)
+    for epoch in range(1, 71):
+        storage.write(folder / "samples" / f"epoch-{epoch:04d}.png", picture(500, epoch))
+    for name in ("epoch-1.png", "epoch-0001.png.tmp", "mine.png", "epoch-00001.png/epoch-0099.png"):
+        storage.write(folder / "samples" / name, picture(500))
+    pictures, left_out = read_samples(folder)
+    assert len(pictures) == 24 and list(pictures)[:3] == [1, 4, 7] and list(pictures)[-1] == 70
+    for epoch, shown in pictures.items():
+        assert shown.size == (400, 400) and shown.getpixel((200, 200)) == (epoch, 0, 0, 255)
+    assert left_out == 0
+
+
+def test_sample_pictures_that_may_be_anyones_are_left_out_where_they_are_not_as_they_should(tmp_path):
+    jpeg, cut, huge = io.BytesIO(), picture(300)[:-60], bytearray(picture(8))
+    Image.new("RGB", (300, 300)).save(jpeg, "JPEG")
+    huge[16:24] = (50_000).to_bytes(4, "big") * 2  # a header that asks for gigabytes
+    bad = [jpeg.getvalue(), cut, bytes(huge), b"", picture(200), picture(300) + bytes(16 << 20)]
+    bad.append(picture(300).replace(b"IDAT", b"IDOT"))
+    for epoch, content in enumerate([picture(300), *bad, picture(300)]):
+        storage.write(tmp_path / "samples" / f"epoch-{epoch:04d}.png", content)
+    (tmp_path / "samples" / "epoch-0050.png").mkdir()
+    pictures, left_out = read_samples(tmp_path)
+    assert list(pictures) == [0, len(bad) + 1] and left_out == len(bad)
+
+
+def test_a_copy_has_the_networks_and_small_sample_pictures(tmp_path, network):
+    folder, target = tmp_path / "gan", tmp_path / "copy"
+    files = {"config.json": b"{}", "history.csv": b"", **dict.fromkeys(NETWORKS, network)}
+    for name, content in {**files, "checkpoints/1": b"", "samples/epoch-0002.png": picture(900)}.items():
+        storage.write(folder / name, content)
+    copy_model("gan", str(folder), str(target))
+    assert set(storage.list_files(target)) == {*files, "samples/epoch-0002.png"}
+    assert all((target / name).read_bytes() == content for name, content in files.items())
+    (copied,), (read,) = (read_samples(place)[0].values() for place in (target, folder))
+    assert copied.size == (400, 400) and copied.tobytes() == read.tobytes()

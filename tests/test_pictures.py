@@ -1,10 +1,11 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from latentfaces.common.images import to_float, to_uint8
-from latentfaces.common.pictures import grid, in_rows, labelled, png, written
+from latentfaces.common.pictures import animated, grid, in_rows, labelled, on_paper, png, written
 
 
 def random_images(*shape):
@@ -100,3 +101,35 @@ def test_writing_has_the_colours_and_the_place_that_are_asked_for():
     assert left.shape == (40, 100, 3) and left[0, 0].tolist() == [255, 0, 0]
     assert np.flatnonzero(left[..., 2].max(axis=0) > 128).max() < 30
     assert np.flatnonzero(right[..., 2].max(axis=0) > 128).min() > 70
+
+
+def moving(count):
+    """Frames in which a white square moves over a coloured ground, with a transparent edge."""
+    frames = []
+    for place in range(count):
+        frame = Image.new("RGBA", (60, 40))
+        frame.paste((40, 120, 200, 255), (0, 0, 56, 40))
+        frame.paste((255, 250, 240, 255), (10 + 3 * place, 10, 20 + 3 * place, 20))
+        frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("webp", 40), ("gif", 2)])
+def test_an_animation_shows_its_frames_again_and_again(kind, tolerance):
+    frames = moving(10)
+    content = animated(frames, kind, 120)
+    assert content == animated(frames, kind, 120)
+    opened = Image.open(io.BytesIO(content))
+    assert (opened.format.lower(), opened.n_frames, opened.info["loop"]) == (kind, 10, 0)
+    for place, frame in enumerate(frames):
+        opened.seek(place)
+        shown = np.asarray(opened.convert("RGB")).astype(int)
+        assert opened.info["duration"] == 120
+        apart = np.abs(shown - np.asarray(on_paper(frame)))
+        assert apart.mean() < tolerance / 10 and np.quantile(apart, 0.99) <= tolerance
+
+
+def test_what_is_transparent_becomes_paper():
+    sheet = np.asarray(on_paper(grid(random_images(1, 2, 70, 70, 3))))
+    assert sheet.shape == (70, 144, 3) and (sheet[:, 70:74] == 255).all()
+    np.testing.assert_array_equal(sheet[:, :70], to_uint8(random_images(1, 2, 70, 70, 3))[0, 0])

@@ -18,7 +18,7 @@ KINDS = 2 * len(PALETTE)  # of points: discs of each colour, then rings
 
 _LINE = "#dfe3e8"
 _FONT = 15
-_WIDTH, _HEIGHT = 720, 600  # pixels of a plane of points
+_WIDTH, _HEIGHT = 560, 460  # pixels of a plane of points
 _RADIUS = 4
 
 

@@ -29,7 +29,7 @@ def extremes(model: Autoencoder) -> Picture:
         "the left. Below each original its reconstruction."
     )
     alt = (
-        "Pairs of an image and its reconstruction in two groups: the upper ones can hardly be told apart, the "
-        "lower ones show what the model can't keep."
+        "Pairs of an image and its reconstruction in two groups: the upper can hardly be told apart, the "
+        "lower show what the model can't keep."
     )
     return Picture("Best and worst reconstructions", caption, alt, grid(np.stack(rows), rows_in_group=2))

@@ -17,8 +17,9 @@ def nearest(model: TrainedModel) -> Picture:
     above, below = (in_rows(to_uint8(images), 8) for images in pairs)
     cells = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
     caption = (
-        "Above: of all samples those most like a train image. Below each: that train image. A model that "
-        "copies shows the same picture twice."
+        f"Above: of all {len(model.samples):,} samples the {len(first)} most like a train image, by the "
+        "features that images are compared by. Below each: that train image. A model that copies shows the "
+        "same picture twice."
     )
     alt = "Pairs of a sample and the train image most like it; they should not be the same picture."
     return Picture(f"{model.title}: nearest train images", caption, alt, grid(cells, rows_in_group=2))

@@ -8,6 +8,9 @@ from latentfaces.components.evaluate.registry import Picture, register_figure
 @register_figure("real", about=RealImages)
 def real(images: RealImages) -> Picture:
     """Held-out images, 8 a row."""
-    caption = f"Images of the data set's split “{images.split}”, to compare the generated ones with."
-    alt = "A grid of real images."
+    caption = (
+        f"The first images of the data set's split “{images.split}”, none chosen: what the models should "
+        "learn to draw."
+    )
+    alt = "A grid of real images, to compare the generated ones with."
     return Picture("Real images", caption, alt, grid(in_rows(images.held_out[:64], 8)))

@@ -14,6 +14,9 @@ def reconstructions(model: Autoencoder) -> Picture:
     real = model.inputs.real
     above, below = (in_rows(to_uint8(images[:32]), 8) for images in (real.held_out, model.reconstructions))
     rows = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
-    caption = f"Above: images of the split “{real.split}”. Below each: the same after encoder and decoder."
+    caption = (
+        f"Above: the first images of the split “{real.split}”, none chosen. Below each: the same after "
+        "encoder and decoder. Who is shown should stay; fine detail goes first."
+    )
     alt = "Pairs of an image and its reconstruction, which should be hard to tell apart."
     return Picture("Reconstructions", caption, alt, grid(rows, rows_in_group=2))

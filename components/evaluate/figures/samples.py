@@ -10,9 +10,9 @@ def samples(model: TrainedModel) -> Picture:
     """The first samples, 8 a row."""
     caption = (
         f"What the {model.generator_name} makes of random latent vectors from the prior N(0, I): the first "
-        "ones drawn, none chosen."
+        "ones drawn, none chosen. They should look like real images, no two alike."
     )
-    alt = "A grid of images that look like the real ones, each another."
+    alt = "A grid of generated images, which should look like the real ones and differ as much."
     return Picture(
         f"{model.title} samples: prior N(0, I)", caption, alt, grid(in_rows(model.samples[:64], 8))
     )
