@@ -128,8 +128,9 @@ def on_paper(picture: Image.Image) -> Image.Image:
 def animated(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
     """Returns frames of one size as the bytes of one file, which shows them again and again.
 
-    The same frames give the same bytes. A GIF's frames share the colours that suit eight of them best: each
-    with its own would flicker, and take seconds to find.
+    The same frames give the same bytes. Every frame of a WebP file is whole, because what is left of the one
+    before shows as squares. A GIF's frames share the colours that suit eight of them best: each with its own
+    would flicker, and take seconds to find.
 
     Args:
         frames: at least one, of any mode; what is transparent becomes `PAPER`.
@@ -137,11 +138,11 @@ def animated(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> byt
         milliseconds: for which each is shown.
     """
     shown = [on_paper(frame) for frame in frames]
-    settings: dict[str, int] = {"quality": 60, "method": 2}
+    settings: dict[str, int] = {"quality": 50, "method": 2, "kmin": 0, "kmax": 1}
     if kind == "gif":
         settings = {}
         some = [np.asarray(frame) for frame in shown[:: -(-len(shown) // 8)]]
-        palette = Image.fromarray(np.concatenate(some)).quantize(_GIF_COLOURS)
+        palette = Image.fromarray(np.concatenate(some)).quantize(_GIF_COLOURS, Image.Quantize.FASTOCTREE)
         shown = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
     buffer = io.BytesIO()
     first, *others = shown

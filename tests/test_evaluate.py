@@ -119,10 +119,12 @@ def contents(folder):
 
 def test_everything_is_written_and_the_metrics_returned(faces, result):
     names = [
-        "real", "gan_samples", "reconstructions", "vae_samples", "interpolations", "concepts",
-        "concept_smiling", "concept_eyeglasses", "concept_effects", "gan_nearest", "vae_nearest", "spectra",
+        "real", "reconstructions", "reconstructions_extremes", "plane", "encoded", "concepts",
+        "concept_smiling", "concept_eyeglasses", "concept_effects", "spectra",
+        *(f"{model}_{name}" for model in MODELS for name in ("samples", "nearest", "interpolations")),
     ]  # fmt: skip
     expected = {"metrics.json", "report.html", "concepts.npz", *(f"grids/{name}.png" for name in names)}
+    expected |= {f"grids/{model}_walk.{kind}" for model in MODELS for kind in ("webp", "gif")}
     assert contents(faces / "out").keys() == expected
     assert json.loads((faces / "out" / "metrics.json").read_text()) == result
     assert result["held_out"] == {"split": "test", "examples": 60} and result["notes"] == []
@@ -250,8 +252,9 @@ def test_the_report_holds_its_pictures_and_escapes_what_it_is_told(faces, result
         for link in parsed.links
         if not link.startswith("#")
     ]
-    files = [Image.open(path) for path in (faces / "out" / "grids").iterdir()]
-    assert sorted(image.size for image in embedded) == sorted(image.size for image in files)
+    files = [Image.open(path) for path in (faces / "out" / "grids").iterdir() if path.suffix != ".gif"]
+    stills = [image for image in files if image.format == "WEBP"]  # where nothing may move
+    assert sorted(image.size for image in embedded) == sorted(image.size for image in files + stills)
     assert not parsed.tags & {"b", "link", "iframe"}
     assert "&lt;script&gt;" in page and "drawn &lt;b&gt;here&lt;/b&gt;" in page
     assert page.count("<polyline") == 2 and "train 300, valid 40, test 60" in page
@@ -276,8 +279,8 @@ def test_an_earlier_evaluation_is_replaced_and_another_seed_draws_other_samples(
     (output / "grids" / "mine.png").touch()
     data = make_dataset(tmp_path / "unlabelled", **{split: draw(10, seed=2)[0] for split in SIZES})
     metrics = evaluate(str(data), str(output), {"gan": str(faces / "gan")}, seed=1)
-    names = ("real", "gan_samples", "gan_nearest", "spectra", "mine")
-    grids = {f"grids/{name}.png" for name in names}
+    names = ("real", "gan_samples", "gan_nearest", "gan_interpolations", "spectra", "mine")
+    grids = {f"grids/{name}.png" for name in names} | {"grids/gan_walk.webp", "grids/gan_walk.gif"}
     assert contents(output).keys() == grids | {"metrics.json", "report.html"}
     keys = {"seed", "dataset", "held_out", "real", "gan", "notes", "judgement", "files"}
     assert metrics.keys() == keys | {"sharpness", "checkerboard"}
@@ -309,12 +312,16 @@ def test_grey_digits_without_attributes_or_a_test_split(tmp_path):
         assert names == {
             "real",
             "reconstructions",
+            "reconstructions_extremes",
             "vae_samples",
             "vae_mixture_samples",
             "vae_nearest",
-            "interpolations",
+            "vae_walk",
+            "vae_interpolations",
             "manifold",
             "spectra",
+            "manifold_book",
+            "encoded",
         }
 
 
@@ -401,10 +408,10 @@ def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, 
     assert metrics["concepts"] == metrics["ae_concepts"] and metrics["ae"] == metrics["vae"]
     row = metrics["attributes"]["Smiling"]
     assert row["ae_reconstruction_accuracy"] == row["reconstruction_accuracy"]
-    names = ["reconstructions", "interpolations", "concepts", "concept_smiling", "concept_eyeglasses"]
-    names.append("concept_effects")
-    expected = {f"{model}_{name}" for model in ("vae", "ae") for name in ("samples", "nearest")}
-    expected |= {"real", "spectra"}
+    names = ["reconstructions", "reconstructions_extremes", "plane", "encoded", "concepts"]
+    names += ["concept_smiling", "concept_eyeglasses", "concept_effects"]
+    own = ("samples", "nearest", "walk", "interpolations")
+    expected = {"real", "spectra", *(f"{model}_{name}" for model in ("vae", "ae") for name in own)}
     expected |= {*names, *(f"ae_{name}" for name in names)}
     assert {path.stem for path in (output / "grids").iterdir()} == expected
     page = (output / "report.html").read_text()
@@ -412,8 +419,7 @@ def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, 
     evaluate(str(faces / "data"), str(output), {"vae": str(faces / "vae")})
     assert {path.stem for path in (output / "grids").iterdir()} == {
         "real",
-        "vae_samples",
-        "vae_nearest",
+        *(f"vae_{name}" for name in own),
         "spectra",
         *names,
     }

@@ -314,7 +314,7 @@ def test_a_run_on_photographs_is_stopped_goes_on_and_is_run_again(photographs, b
     (rejected,) = (dataset / "rejected.jsonl").read_text().splitlines()
     assert json.loads(rejected)["source"] == "notes.jpg"
     grids = {path.name for path in (bucket / "e" / "grids").iterdir()}
-    assert {"gan_samples.png", "vae_samples.png", "reconstructions.png", "interpolations.png"} <= grids
+    assert {"gan_samples.png", "vae_samples.png", "reconstructions.png", "vae_interpolations.png"} <= grids
     assert "<html" in (bucket / "e" / "report.html").read_text()
     assert json.loads((bucket / "e" / "metrics.json").read_text())["gan"]["diversity"] > 0
 

@@ -42,5 +42,5 @@ def _frame(picture: Image.Image, text: str) -> Image.Image:
     """Puts a line of text above the upper half of a picture."""
     frame = Image.new("RGB", (picture.width, _LINE + picture.height // 2), PAPER)
     frame.paste(picture, (0, _LINE), picture)
-    ImageDraw.Draw(frame).text((0, _LINE / 2), text, INK, ImageFont.load_default(_FONT), anchor="lm")
+    ImageDraw.Draw(frame).text((4, _LINE / 2), text, INK, ImageFont.load_default(_FONT), anchor="lm")
     return frame
