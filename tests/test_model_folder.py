@@ -195,6 +195,18 @@ def test_sample_pictures_that_may_be_anyones_are_left_out_where_they_are_not_as_
     assert list(pictures) == [0, len(bad) + 1] and left_out == len(bad)
 
 
+def test_a_damaged_sample_picture_never_stops_the_others(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = picture(40)
+    for epoch in range(24):
+        damaged = bytearray(whole)
+        for place in rng.integers(8, len(whole), 3):
+            damaged[place] = rng.integers(256)
+        storage.write(tmp_path / "samples" / f"epoch-{epoch:04d}.png", whole if epoch == 23 else damaged)
+    pictures, left_out = read_samples(tmp_path)
+    assert len(pictures) + left_out == 24 and 23 in pictures and left_out > 12
+
+
 def test_a_copy_has_the_networks_and_small_sample_pictures(tmp_path, network):
     folder, target = tmp_path / "gan", tmp_path / "copy"
     files = {"config.json": b"{}", "history.csv": b"", **dict.fromkeys(NETWORKS, network)}
