@@ -114,7 +114,7 @@ def moving(count):
     return frames
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("webp", 40), ("gif", 2)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("webp", 70), ("gif", 2)])
 def test_an_animation_shows_its_frames_again_and_again(kind, tolerance):
     frames = moving(10)
     content = animated(frames, kind, 120)

@@ -17,11 +17,10 @@ def encoded(model: Autoencoder) -> Picture | None:
     """
     if min(model.means.shape) < 2:
         return None
-    real, pair = model.inputs.real, two_concepts(model)
     centred = model.means - model.means.mean(axis=0)
     if model.latent_dim == 2:
         points, names, where = model.means, ("z[0]", "z[1]"), "the plane of the two latents"
-    elif pair:
+    elif pair := two_concepts(model):
         vectors = np.stack([concept.vector for concept in pair])
         points, names = centred @ np.linalg.pinv(vectors), (pair[0].name, pair[1].name)
         where = (
@@ -32,7 +31,7 @@ def encoded(model: Autoencoder) -> Picture | None:
         points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
         names = ("first principal component", "second principal component")
         where = "the plane of the first two principal components of the latents"
-    kinds, legend = _labels(real, names)
+    kinds, legend = _labels(model.inputs.real, names)
     caption = f"The latents of the {len(points):,} held-out images in {where}."
     if len(legend) > 1:
         caption += " Images of one label should lie together, apart from the others."
