@@ -113,7 +113,8 @@ def test_the_books_manifold_is_even_from_minus_one_to_one_with_its_axes():
 
 
 def concept(name, vector, works=True):
-    return Concept(name, np.array(vector, np.float32), 2.0, works)
+    none = np.zeros(0)
+    return Concept(name, np.array(vector, np.float32), 2.0, 1.0, 0.0, 1.0, none, none, works)
 
 
 FOUND = [

@@ -6,8 +6,6 @@ Each is found on train images, and tried on held-out ones: a classifier tells wh
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.spatial.distance import pdist
 from sklearn.linear_model import LogisticRegression
@@ -54,26 +52,6 @@ class Concept:
     effects: np.ndarray
     shares: np.ndarray
     works: bool
-
-
-@dataclass(frozen=True)
-class Concept:
-    """A stand-in."""
-
-    name: str
-    vector: np.ndarray
-    strength: float
-    works: bool
-
-
-@once
-def concepts(model: Autoencoder) -> list[Concept]:
-    """A stand-in until what finds concepts is there."""
-    real = model.inputs.real
-    return [
-        Concept(name, concept_vector(model.train_means, real.train_attributes, index), 1.5, True)
-        for index, name in enumerate(real.attribute_names)
-    ]
 
 
 @once

@@ -6,6 +6,6 @@ __all__ = ["FIGURES"]
 
 import_modules(
     __name__,
-    first=("real", "samples", "mixture_samples", "walk", "training", "interpolations", "nearest", "reconstructions", "extremes",
-           "manifold", "plane", "encoded", "concepts", "concept_effects"),
+    first=("real", "samples", "mixture_samples", "walk", "training", "interpolations", "nearest",
+           "reconstructions", "extremes", "manifold", "plane", "encoded", "concepts", "concept_effects"),
 )  # fmt: skip
