@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test test-cluster lint lock bench-preprocess bench-train
+.PHONY: env demo test test-cluster lint lock bench-preprocess bench-train bench-evaluate
 
 env: .venv/done
 
@@ -36,6 +36,9 @@ bench-preprocess: env
 
 bench-train: env
 	$(BIN)/python benchmarks/train.py
+
+bench-evaluate: env
+	$(BIN)/python benchmarks/evaluate.py
 
 # Pins the newest versions that setup.py allows, with their hashes: the images' (cpu, gpu), and what is tested here.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11

@@ -170,9 +170,9 @@ class EvaluateOptions:
     )
     features: str = option(
         "attributes",
-        help="Network whose features images are compared by: the attribute classifier's, one with random "
-        "weights, or the FID's.",
-        choices=("attributes", "random", "inception"),
+        help="Network whose features images are compared by: the attribute classifier's; one trained on "
+        "principal components, which is taken where there are no labels; one with random weights; the FID's.",
+        choices=("attributes", "components", "random", "inception"),
     )
     inception: str = option(
         "", help="The FID's network, for --features inception: inception-2015-12-05.tgz or .pt, or gs://."

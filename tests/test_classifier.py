@@ -1,6 +1,7 @@
 import numpy as np
 
-from latentfaces.components.evaluate.classifier import accuracy, learnable, train_classifier
+from latentfaces.components.evaluate.classifier import accuracy, learnable, sides, train_classifier
+from latentfaces.components.evaluate.distances import frechet_distance
 
 
 def striped(count, seed):
@@ -46,3 +47,23 @@ def test_large_images_are_read_at_a_smaller_size():
     larger = images.repeat(3, axis=1).repeat(3, axis=2)
     read_larger, _ = train_classifier(larger, attributes, seed=0, steps=1)
     np.testing.assert_allclose(read_larger(larger), read(images), atol=1e-3)
+
+
+def test_without_labels_there_are_sides_that_can_be_told_and_show_what_is_missing():
+    images, attributes = striped(400, seed=0)
+    labels = sides(images)
+    assert labels.shape == (400, 16) and (labels.sum(axis=0) == 200).all()
+    np.testing.assert_array_equal(labels, sides(images))
+    top = np.abs(np.corrcoef(labels.T, attributes.T)[:16, 16:]).max(axis=0)
+    assert (top > 0.9).all()  # the bars are what the images mostly differ in
+    _, features = train_classifier(images, labels, seed=0, steps=60)
+    others, truth = striped(400, seed=1)
+    found, real = features(others), features(images)
+    barred = found[truth[:, 0] == 1]
+    assert frechet_distance(real, barred) > 3 * frechet_distance(real, found[: len(barred)])
+
+
+def test_the_sides_of_few_or_equal_images_are_some():
+    for count in (1, 2, 5):
+        assert len(sides(striped(count, seed=0)[0])) == count
+    assert not sides(np.full((6, 64, 48, 1), 7, np.uint8)).any()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from sklearn.decomposition import PCA
 
 from latentfaces.common.images import to_float
 from latentfaces.components.evaluate.models import Network
@@ -11,6 +12,7 @@ from latentfaces.components.evaluate.models import Network
 FEATURES = 128
 
 _BATCH = 64
+_COMPONENTS, _LOOKED_AT = 16, 32  # labels, and pixels of a side, of images without labels
 _FILTERS = 32
 _SMALLEST = 4  # pixels of the last feature map's side, at least
 _LARGEST = 128  # pixels of the side that is read; larger images are averaged down, for the sake of memory
@@ -55,6 +57,28 @@ def train_classifier(
         train(tf.constant(to_float(batch)), tf.constant(attributes[rows], tf.float32))
     name = "the attribute classifier"
     return Network(model, name), Network(keras.Model(model.input, model.layers[-2].output), name)
+
+
+def sides(images: np.ndarray) -> np.ndarray:
+    """Labels for images that have none: on which side of the median each lies along principal components.
+
+    A classifier of these sees what images mostly differ in, which makes its features fit to compare them by.
+
+    Args:
+        images: uint8 [N, H, W, C]; of large ones, some pixels are looked at.
+
+    Returns:
+        [N, at most `_COMPONENTS`] of 0 and 1.
+    """
+    if len(images) < 2:
+        return np.zeros((len(images), 1), np.int64)
+    step = -(-max(images.shape[1:3]) // _LOOKED_AT)
+    rows = to_float(images[:, ::step, ::step]).reshape(len(images), -1)
+    count = min(_COMPONENTS, *rows.shape)
+    with np.errstate(invalid="ignore"):  # where all images are the same
+        places = PCA(count, svd_solver="randomized", random_state=0).fit_transform(rows)
+    labels: np.ndarray = (places > np.median(places, axis=0)).astype(np.int64)
+    return labels
 
 
 def learnable(attributes: np.ndarray, least: int) -> np.ndarray:

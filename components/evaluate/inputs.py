@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 # How many images to work with; fewer where they are so large that all would take more bytes than `AT_ONCE`.
 TRAIN_LIMIT = 10_000  # for the classifier and the concept vectors
 HELD_OUT_LIMIT = 2_000
+UNLABELLED_LIMIT = 4_000  # train images without labels that features are learned of
 SAMPLES = 1_000  # drawn from each model and held, for pictures and numbers; only distances may take more
 CONCEPT_LIMIT = 200  # images moved along a concept vector at a time
 AT_ONCE = 1 << 30
@@ -357,9 +358,9 @@ class Inputs:
 
     @property
     def feature_source(self) -> str:
-        """Where features come from: as asked for, but for "attributes" where there are none to learn."""
+        """Where features come from: as asked for, but "components" for "attributes" that there are not."""
         is_missing = self._features == "attributes" and not self.real.attribute_names
-        return "random" if is_missing else self._features
+        return "components" if is_missing else self._features
 
     @functools.cached_property
     def feature_network(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -368,6 +369,10 @@ class Inputs:
             return self._inception
         if self.feature_source == "attributes":
             return self._classifier[1]
+        if self.feature_source == "components":
+            some = self.real.train[:UNLABELLED_LIMIT]
+            logger.info("evaluate: training the feature network on %d real images without labels", len(some))
+            return classifier.train_classifier(some, classifier.sides(some), self.seed)[1]
         return distances.feature_network(self.dataset.image_shape)
 
     @functools.cached_property

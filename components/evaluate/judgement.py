@@ -156,4 +156,6 @@ def _same_features(metrics: Mapping[str, Any], earlier: Mapping[str, Any]) -> bo
     if not isinstance(own, Mapping) or not isinstance(others, Mapping):
         return False
     same = all(own.get(key) == others.get(key) for key in ("features", "count"))
-    return same and (own.get("features") != "attributes" or metrics.get("seed") == earlier.get("seed"))
+    return same and (
+        own.get("features") not in ("attributes", "components") or metrics.get("seed") == earlier.get("seed")
+    )

@@ -89,6 +89,8 @@ def distances(inputs: Inputs) -> Result | None:
 
 _FEATURES = {
     "attributes": "the features of the attribute classifier's last layer but one",
+    "components": "the features of a network trained to tell on which side of the median images lie along "
+    "their principal components",
     "random": "the features of a network with random weights",
     "inception": "the features of the FID's network, of images resized as in clean-fid",
 }
