@@ -115,6 +115,7 @@ def conditional(handle):
     """Teaches a handler of the storage emulator `if_generation_match`; it answers one request at a time."""
 
     def check_and_handle(request, response, files):
+        _ = request.data  # is read to its end: an answer before that would cut off who still sends
         if wanted := request.query.get("ifGenerationMatch"):
             names = [request.params.get("dest_object_id"), request.params.get("object_id")]
             if not any(names):

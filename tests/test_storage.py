@@ -204,20 +204,37 @@ def test_an_object_is_replaced_or_deleted_only_if_it_is_the_one_that_was_seen(bu
     assert storage.version(path) is None
 
 
-def test_a_lost_answer_to_a_replacement_is_made_good(bucket, monkeypatch):
+@pytest.fixture
+def losing(monkeypatch):
+    """Loses the answer to the first request whose method and URL hold a word; returns its URL in a list."""
     send, lost = requests.Session.request, []
 
-    def forgetful(self, method, url, **kwargs):
-        answer = send(self, method, url, **kwargs)
-        if "ifGenerationMatch" in url and not lost:
-            lost.append(url)
-            raise requests.ConnectionError("the answer was lost")
-        return answer
+    def lose(word):
+        def forgetful(self, method, url, **kwargs):
+            answer = send(self, method, url, **kwargs)
+            if word in f"{method} {url}" and not lost:
+                lost.append(url)
+                raise requests.ConnectionError("the answer was lost")
+            return answer
 
+        monkeypatch.setattr(requests.Session, "request", forgetful)
+        return lost
+
+    return lose
+
+
+def test_a_lost_answer_to_a_replacement_is_made_good(bucket, losing):
     first = storage.replace(bucket / "a", b"1", 0, "me")
-    monkeypatch.setattr(requests.Session, "request", forgetful)
+    lost = losing("ifGenerationMatch")
     second = storage.replace(bucket / "a", b"2", first.generation, "also me")
     assert lost and storage.version(bucket / "a") == second and storage.read(bucket / "a") == b"2"
+
+
+def test_a_long_upload_that_the_service_has_lost_track_of_is_begun_anew(bucket, losing):
+    lost = losing("PUT")
+    content = os.urandom(9 << 20)
+    storage.write(bucket / "a", content)
+    assert lost and storage.read(bucket / "a") == content
 
 
 @pytest.mark.parametrize("lasting", [True, False])
