@@ -54,5 +54,5 @@ def test_the_layer_is_keras(policy, tolerance):
 
 def test_gpus_run_keras_own(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
-    monkeypatch.setattr("components.train.convolution.convolve", None)
+    monkeypatch.setattr("latentfaces.components.train.convolution.convolve", None)
     assert Conv2D(3, 5, padding="same")(np.ones((1, 8, 8, 2), np.float32)).shape == (1, 8, 8, 3)
