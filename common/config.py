@@ -170,9 +170,9 @@ class EvaluateOptions:
     )
     features: str = option(
         "attributes",
-        help="Whose features images are compared by: attributes, a classifier's of them; components, a "
-        "network's that was trained on principal components, which is taken where there are no labels; random, "
-        "one's with random weights; inception, the FID's.",
+        help="Whose features images are compared by: attributes, those of a classifier of them; components, "
+        "of a network trained on principal components, which is taken where there are no labels; random, of "
+        "one with random weights; inception, the FID's.",
         choices=("attributes", "components", "random", "inception"),
     )
     inception: str = option(
