@@ -170,8 +170,9 @@ class EvaluateOptions:
     )
     features: str = option(
         "attributes",
-        help="Network whose features images are compared by: the attribute classifier's; one trained on "
-        "principal components, which is taken where there are no labels; one with random weights; the FID's.",
+        help="Whose features images are compared by: attributes, those of a classifier of them; components, "
+        "of a network trained on principal components, which is taken where there are no labels; random, of "
+        "one with random weights; inception, the FID's.",
         choices=("attributes", "components", "random", "inception"),
     )
     inception: str = option(
@@ -184,7 +185,7 @@ class EvaluateOptions:
     )
     concepts: str = option(
         "least_squares",
-        help="How concept vectors are found: least squares, logistic regression or differences of means.",
+        help="How concept vectors are found: least_squares, logistic (regression) or (differences of) means.",
         choices=("least_squares", "logistic", "means"),
     )
 

@@ -148,7 +148,7 @@ def edit(
 
     with reporting():
         edit(photographs, vae, _strengths(concept), output, concepts)
-        typer.echo(f"What became of {len(photographs)} photographs is in {output}")
+        typer.echo(f"The changed photographs are in {output}")
 
 
 def _strengths(texts: Iterable[str]) -> dict[str, float]:

@@ -114,7 +114,7 @@ def test_the_books_manifold_is_even_from_minus_one_to_one_with_its_axes():
 
 def concept(name, vector, works=True):
     none = np.zeros(0)
-    return Concept(name, np.array(vector, np.float32), 2.0, 1.0, 0.0, 1.0, none, none, works)
+    return Concept(name, np.array(vector, np.float32), 2.0, 8, 1.0, 0.0, 1.0, none, none, works)
 
 
 FOUND = [

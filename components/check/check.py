@@ -41,7 +41,7 @@ def check_locations(source: str, *outputs: str) -> None:
             a pod also if a local folder is the pod's own, which no other pod sees.
     """
     if not storage.resolve(source).exists():
-        raise UserError(f"the source {source} does not exist: give a folder or a zip file of images")
+        raise UserError(f"the source {source} does not exist: give a folder, a zip or an .npz of images")
     for output in filter(None, outputs):
         folder = storage.resolve(output)
         if in_a_pod() and isinstance(folder, Path):

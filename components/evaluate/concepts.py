@@ -3,6 +3,7 @@
 Each is found on train images, and tried on held-out ones: a classifier tells what has changed.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from scipy.spatial.distance import pdist
 from sklearn.linear_model import LogisticRegression
 
 from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, DIVERSITY_LIMIT, Autoencoder, once
+
+logger = logging.getLogger(__name__)
 
 STRENGTHS = np.array([1, 1.5, 2, 3, 4])  # times a vector; the best of them is chosen
 STEPS = np.concatenate([-STRENGTHS[::-1], [0], STRENGTHS])
@@ -33,7 +36,8 @@ class Concept:
         name: the attribute.
         vector: float32 [D]; from without to with the attribute, as it was estimated.
         strength: how many times the vector makes `success - leakage` largest, one of `STRENGTHS`.
-        success: share of images, so moved, whose reading of the attribute changes.
+        images: how many were so moved.
+        success: share of them whose reading of the attribute changes.
         leakage: that of any other attribute, averaged over the others.
         identity: how much an image stays itself, in features: 1 where it does not move, 0 where it goes as
             far as from one real image to another.
@@ -46,6 +50,7 @@ class Concept:
     name: str
     vector: np.ndarray
     strength: float
+    images: int
     success: float
     leakage: float
     identity: float
@@ -61,6 +66,7 @@ def concepts(model: Autoencoder) -> list[Concept]:
     names = real.attribute_names
     if not names:
         return []
+    logger.info("evaluate: trying %d concepts of the %s", len(names), model.title)
     vectors = ESTIMATORS[inputs.concepts](model.train_means, real.train_attributes)
     seen, labels = inputs.real_predictions > 0.5, real.held_out_attributes == 1
     apart = float(pdist(inputs.held_out_features[:DIVERSITY_LIMIT]).mean())
@@ -98,6 +104,7 @@ def _try(
         name=name,
         vector=vector,
         strength=float(STRENGTHS[best]),
+        images=len(rows),
         success=success,
         leakage=leakages[best],
         identity=float(1 - distance / apart),

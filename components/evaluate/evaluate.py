@@ -71,6 +71,7 @@ def evaluate(
         folders = dict.fromkeys(models, output) if promoted is None else promoted
         earlier = {name: read_earlier(each) for name, each in folders.items()}
         results = list(METRICS.run(inputs))
+        logger.info("evaluate: drawing the pictures")
         pictures = sorted(FIGURES.run(inputs), key=operator.attrgetter("rank"))
         metrics: dict[str, Any] = {
             "seed": settings.seed,

@@ -98,10 +98,11 @@ class Play {
     this.sliders = [...card.querySelectorAll(".concept")];
     this.start = this.next(0);
     this.end = this.next(1);
-    for (const slider of [...this.sliders, this.find(".way")].filter(Boolean)) slider.oninput = () => this.draw();
-    this.on("click", ".another", () => { this.start = this.next(this.at + 1); this.draw(); });
+    this.ranges = [...this.sliders, this.find(".way")].filter(Boolean);
+    for (const range of this.ranges) range.oninput = () => this.draw();
+    this.on("click", ".another", () => this.startFrom(this.next(this.at + 1)));
     this.on("click", ".target", () => { this.end = this.next(this.at + 1); this.drawEnd(); this.draw(); });
-    this.on("click", ".reset", () => { for (const each of this.sliders) each.value = 0; this.draw(); });
+    this.on("click", ".reset", () => { for (const range of this.ranges) range.value = 0; this.draw(); });
     this.on("change", ".photograph", ({ target }) => this.take(target.files[0]));
     if (model.encoder) {
       card.ondragover = (event) => { event.preventDefault(); card.classList.add("drop"); };
@@ -127,6 +128,15 @@ class Play {
     if (this.faces.length) return this.faces[number % (this.model.generator ? this.faces.length : this.model.frames.rows)];
     return Float32Array.from({ length: this.model.dimensions }, () =>
       Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));
+  }
+
+  /** Shows a face itself, not on the way to another, which could hide it. */
+  startFrom(face, status = "") {
+    this.start = face;
+    const way = this.find(".way");
+    if (way) way.value = 0;
+    this.find(".status").textContent = status;
+    this.draw();
   }
 
   /** The latents that the controls ask for. */
@@ -208,13 +218,11 @@ class Play {
 
   async take(file) {
     if (!file) return;
-    const status = this.find(".status");
     try {
-      this.start = await this.engine.ask(`${this.model.name} encoder`, await photograph(file, this.model.shape));
-      status.textContent = "Your photograph, after encoder and decoder. It has not left this page.";
-      this.draw();
+      const face = await this.engine.ask(`${this.model.name} encoder`, await photograph(file, this.model.shape));
+      this.startFrom(face, "Your photograph, after encoder and decoder. It has not left this page.");
     } catch {
-      status.textContent = "This is not an image that the browser can read: choose a JPEG or PNG.";
+      this.find(".status").textContent = "This is not an image that the browser can read: choose a JPEG or PNG.";
     }
   }
 }

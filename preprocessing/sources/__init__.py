@@ -235,7 +235,7 @@ def _locate(source: str) -> tuple[AnyPath, list[AnyPath]]:
             problem = (
                 f"is not a folder or a {'/'.join(ARCHIVES)}" if storage.is_file(root) else "does not exist"
             )
-            raise UserError(f"the source {shown} {problem}: name a folder or a zip of images")
+            raise UserError(f"the source {shown} {problem}: name a folder, a zip or an .npz of images")
         return celeba.locate(root, ARCHIVES)
     except OSError as error:
         raise UserError(f"the source {shown} cannot be read: {error.strerror}") from None

@@ -16,7 +16,7 @@ def reconstructions(model: Autoencoder) -> Picture:
     rows = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
     caption = (
         f"Above: the first images of the split “{real.split}”, none chosen. Below each: the same after "
-        "encoder and decoder. Who is shown should stay; fine detail goes first."
+        "encoder and decoder. What is shown should stay; fine detail goes first."
     )
     alt = "Pairs of an image and its reconstruction, which should be hard to tell apart."
     return Picture("Reconstructions", caption, alt, grid(rows, rows_in_group=2))

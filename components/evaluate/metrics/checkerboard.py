@@ -25,7 +25,8 @@ def checkerboard(inputs: Inputs) -> Result | None:
             return None
         numbers[key] = value
         if key.endswith("_samples"):
-            facts.append(Fact(f"Checkerboard of {title}, real images {numbers[REAL]:.2f}", f"{value:.2f}"))
+            beside = f"real images: {numbers[REAL]:.2f}"
+            facts.append(Fact(f"Checkerboard of {title}", f"{value:.2f}", beside))
     return Result(numbers, facts)
 
 

@@ -22,6 +22,7 @@ def measure(model: Autoencoder) -> Result | None:
         each.name: {
             "works": each.works,
             "strength": each.strength,
+            "images": each.images,
             "success": each.success,
             "leakage": each.leakage,
             "identity": each.identity,
@@ -34,13 +35,13 @@ def measure(model: Autoencoder) -> Result | None:
     failed = ", ".join(each.name.replace("_", " ") for each in found if not each.works)
     table = Table(
         "Concepts",
-        "Held-out images are moved along an attribute's vector, or against it where they have the "
-        "attribute, by as many times the vector as is best. “Changed”: the classifier then reads the "
-        "attribute otherwise than off the reconstruction; “others changed”: another attribute, on average. "
-        "“Identity kept” is all where an image stays the same, and none where it comes to differ as two "
-        f"real images do. A concept works if “changed” is at least {100 * BAR:g} points above “others "
-        "changed”, and the classifier has so many more hits than false alarms on real images. "
-        + (f"Not working: {failed}." if failed else "All work."),
+        f"Held-out images, {max(each.images for each in found):,} at most, are moved along an attribute's "
+        "vector, or against it where they have the attribute, by as many times the vector as is best. "
+        "“Changed”: the classifier then reads the attribute otherwise than off the reconstruction; “others "
+        "changed”: another attribute, on average. “Identity kept” is all where an image stays the same, and "
+        "none where it comes to differ as two real images do. A concept works if “changed” is at least "
+        f"{100 * BAR:g} points above “others changed”, and the classifier has so many more hits than false "
+        "alarms on real images. " + (f"Not working: {failed}." if failed else "All work."),
         columns=["", "works", "times\nthe vector", "changed", "others\nchanged", "identity\nkept"],
         rows=[
             [

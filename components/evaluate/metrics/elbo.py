@@ -65,8 +65,8 @@ def elbo(model: Autoencoder) -> Result | None:
             for name, title in _TITLES.items()
         ],
     )
-    facts = [Fact("Evidence lower bound (ELBO), bits a dimension", f"{bits['elbo']:.3f}")]
-    return Result({"elbo": numbers}, facts, [table])
+    label = f"Evidence lower bound (ELBO) of {len(images):,} held-out images, bits a dimension"
+    return Result({"elbo": numbers}, [Fact(label, f"{bits['elbo']:.3f}")], [table])
 
 
 _TITLES = {

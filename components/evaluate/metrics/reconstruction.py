@@ -23,7 +23,8 @@ def reconstruction(model: Autoencoder) -> Result:
     if (line := _principal_components(model)) is not None:
         numbers["principal_components_psnr_db"] = psnr(line)
         beside = f"{model.latent_dim} principal components: {psnr(line):.1f} dB"
-    return Result(numbers, [Fact("Reconstruction error (PSNR)", f"{psnr(error):.1f} dB", beside)])
+    label = f"Reconstruction of {len(model.inputs.real.held_out):,} held-out images (PSNR)"
+    return Result(numbers, [Fact(label, f"{psnr(error):.1f} dB", beside)])
 
 
 def _principal_components(model: Autoencoder) -> float | None:

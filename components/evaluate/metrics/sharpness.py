@@ -38,11 +38,14 @@ def sharpness(inputs: Inputs) -> Result | None:
         rows=[[title, *map(percent, numbers[key].values())] for key, (title, _) in found.items()],
     )
     facts = [
-        Fact(f"Fine detail (under 4 pixels) of {title}, real images = 100 %",
-             percent(numbers[key]["under_4_pixels"]))
+        Fact(
+            f"Fine detail (under 4 pixels) of {title}",
+            percent(numbers[key]["under_4_pixels"]),
+            f"real images: {percent(1.0)}",
+        )
         for key, (title, _) in found.items()
         if key.endswith("_reconstructions")
-    ]  # fmt: skip
+    ]
     return Result(numbers, facts, [table])
 
 
