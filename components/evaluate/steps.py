@@ -214,6 +214,7 @@ def _activation(program: Program, layer: Any, sources: Sequence[int]) -> int:
 
 def _affine(program: Program, source: int, operation: Any, scale: Any, shift: Any) -> int:
     width = operation.output.shape[-1]
+    _check(all(np.shape(each) in ((), (1,), (width,)) for each in (scale, shift)), layer=operation)
     return program.add("affine", [source], *(np.broadcast_to(each, width) for each in (scale, shift)))
 
 
@@ -262,11 +263,13 @@ def _upsampling(program: Program, layer: Any, sources: Sequence[int]) -> int:
 
 
 def _clip(program: Program, operation: Any, sources: Sequence[int]) -> int:
-    least, most = (float(each) for each in (operation.x_min, operation.x_max))
+    _check(np.isscalar(operation.x_min), np.isscalar(operation.x_max), layer=operation)
+    least, most = float(operation.x_min), float(operation.x_max)
     return program.add("activation", sources, name="clip", least=least, most=most)
 
 
 def _same(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    _check(getattr(layer, "data_format", "") != "channels_first", layer=layer)
     return sources[0]  # the numbers, and their order in memory, stay
 
 
