@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,7 +68,9 @@ def _fit(model: Autoencoder) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None
     scale[scale == 0] = 1
     components = max(1, min(COMPONENTS, len(latents) // (ROWS * model.latent_dim)))
     mixture = GaussianMixture(components, max_iter=ITERATIONS, random_state=model.inputs.seed)
-    with threadpool_limits(1):  # more would add up in any order, from which other samples may follow
+    # More threads would add up in any order, from which other samples may follow. Few different latents, as of
+    # an encoder that gives one for all images, are warned of.
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):
         mixture.fit((latents - center) / scale)
     factors = np.linalg.cholesky(mixture.covariances_) * scale[:, None]
     return mixture.weights_, mixture.means_ * scale + center, factors

@@ -65,8 +65,9 @@ class Program:
 
 
 def half(numbers: np.ndarray) -> str:
-    """Returns numbers as base64 of little-endian float16."""
-    return base64.b64encode(numbers.astype("<f2").tobytes()).decode()
+    """Returns numbers as base64 of little-endian float16; what is too large becomes its largest."""
+    largest = np.finfo(np.float16).max
+    return base64.b64encode(numbers.clip(-largest, largest).astype("<f2").tobytes()).decode()
 
 
 def export(model: keras.Model) -> Program:
