@@ -74,6 +74,11 @@ def test_an_encoder_that_gives_one_latent_for_all_is_no_reason_to_warn():
     np.testing.assert_allclose(mixture_latents(VAE(np.full((100, 2), 7.0)), 100), 7, atol=0.1)
 
 
+def test_a_seed_may_be_of_any_size(monkeypatch):
+    monkeypatch.setattr(Seeded, "seed", 1 << 40)
+    assert mixture_latents(VAE(two_clusters(100, 2)), 9).shape == (9, 2)
+
+
 def test_little_data_has_fewer_components_or_none():
     few = two_clusters(5, 4)
     drawn = mixture_latents(VAE(few), 1000)  # one normal distribution
