@@ -39,7 +39,7 @@ class Curve:
 
 
 def loss_curves(history: list[dict[str, str]]) -> list[Curve]:
-    """Returns a curve for each column whose name contains `loss`, without values that are infinite or nearly so.
+    """Returns a curve for each column whose name contains `loss`, of all values but infinite and huge ones.
 
     Args:
         history: rows of `history.csv`: `step` and the losses, as text.
