@@ -200,17 +200,22 @@ def load_split(
         N file names, of which bytes that are not UTF-8 are escaped.
 
     Raises:
-        UserError: if there is no such data set or the split is empty.
+        UserError: if there is no such data set, the split is empty, or examples are not as described.
     """
     dataset, examples = _open_newest(folder, split, limit)
     serialized = examples.read(np.arange(len(examples) if limit is None else min(limit, len(examples))))
     features = {"filename": tf.io.FixedLenFeature([], tf.string)}
     if dataset.attribute_names:
         features["attributes"] = tf.io.FixedLenFeature([len(dataset.attribute_names)], tf.int64)
-    parsed = tf.io.parse_example(serialized, features)
+    with _as_described(folder):
+        parsed = tf.io.parse_example(serialized, features)
+        images = parse_images(serialized, dataset.image_shape).numpy()
+    attributes = parsed["attributes"].numpy() if dataset.attribute_names else None
+    if attributes is not None and not np.isin(attributes, (0, 1)).all():
+        raise _other_examples(folder)
     return (
-        parse_images(serialized, dataset.image_shape).numpy(),
-        parsed["attributes"].numpy() if dataset.attribute_names else None,
+        images,
+        attributes,
         [name.decode(errors="backslashreplace") for name in parsed["filename"].numpy()],
     )
 
@@ -225,7 +230,22 @@ def read_images(folder: str, dataset: Dataset, split: str, indices: range, rows:
         examples = open_split(folder, dataset, split, indices.stop)
         for start in range(0, len(indices), rows):
             serialized = examples.read(np.array(indices[start : start + rows]))
-            yield parse_images(serialized, dataset.image_shape).numpy()
+            with _as_described(folder):
+                images = parse_images(serialized, dataset.image_shape).numpy()
+            yield images
+
+
+@contextlib.contextmanager
+def _as_described(folder: str) -> Iterator[None]:
+    """Tells of whole examples that have not the features that `dataset.json` says."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError:
+        raise _other_examples(folder) from None
+
+
+def _other_examples(folder: str) -> UserError:
+    return UserError(f"the data set {folder} holds other examples than its dataset.json says: {_AGAIN}")
 
 
 def _open_newest(folder: str, split: str, limit: int | None) -> tuple[Dataset, Examples]:

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Container
 from pathlib import Path
@@ -167,7 +168,9 @@ def read_samples(folder: AnyPath) -> tuple[dict[int, Image.Image], int]:
     chosen = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), PICTURES)).round().astype(int))
     pictures = {}
     for epoch in [epochs[place] for place in chosen]:
-        with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with contextlib.suppress(
+            OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning
+        ):
             pictures[epoch] = _read_picture(folder / "samples" / f"epoch-{epoch:04d}.png")
     sizes = [picture.size for picture in pictures.values()]
     alike = {epoch: picture for epoch, picture in pictures.items() if picture.size == sizes[-1]}
@@ -176,7 +179,10 @@ def read_samples(folder: AnyPath) -> tuple[dict[int, Image.Image], int]:
 
 def _read_picture(file: AnyPath) -> Image.Image:
     data = storage.read(file, 0, LARGEST_PICTURE + 1)
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+    with (
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        Image.open(io.BytesIO(data), formats=["PNG"]) as picture,
+    ):
         if len(data) > LARGEST_PICTURE or max(picture.size) > LONGEST_SIDE:
             raise ValueError("it is too large")
         reduced = picture.convert("RGBA")

@@ -39,7 +39,7 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
     size = max(height, width)
     factor = -(-_CELL // size) if size <= _SMALL and not tight else min(1, _LARGE / size)
     gap = 0 if tight else _GAP
-    cell_height, cell_width = round(height * factor), round(width * factor)
+    cell_height, cell_width = (max(1, round(side * factor)) for side in (height, width))
     group_gap = 2 * gap if rows_in_group > 1 else 0
     tops = [row * (cell_height + gap) + row // rows_in_group * group_gap for row in range(rows)]
     sheet = Image.new("RGBA", (columns * (cell_width + gap) - gap, tops[-1] + cell_height))

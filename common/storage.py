@@ -531,17 +531,22 @@ def delete(path: AnyPath, generation: int | None = None) -> None:
             _blob(path).delete(if_generation_match=generation, timeout=TIMEOUT, retry=RETRY)
 
 
-def check_writable(output: str) -> None:
+def check_writable(output: str, *, is_file: bool = False) -> None:
     """Checks that a folder is there or can be made.
 
     Args:
         output: local or `gs://`.
+        is_file: whether the output is a file, to be written into its folder.
 
     Raises:
-        UserError: if its bucket does not exist, or the local folder can't be written.
+        UserError: if its bucket does not exist, the local folder can't be written, or what is to be a file is
+            a folder.
     """
     folder = resolve(output)
     if isinstance(folder, Path):
+        if is_file and folder.is_dir():
+            raise UserError(f"the output {output} is a folder: name a file")
+        folder = folder.parent if is_file else folder
         parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise UserError(

@@ -99,7 +99,7 @@ def generate(
         str, typer.Option(help="Folder for PNG files, or a .zip of them, or NumPy's .npz; local or gs://.")
     ],
     root: PromotedIn = "",
-    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000_000, help="How many images.")] = 16,
     seed: Annotated[
         int,
         typer.Option(min=0, max=1 << 53, help="Of the first image; each has its own, the next number."),

@@ -63,6 +63,11 @@ def test_without_variances_or_enough_images_there_is_none():
     assert aggregate_posterior(vae(means[:, :2])) is None
 
 
+def test_latents_that_follow_from_others_are_infinitely_far_from_the_prior_and_give_no_number():
+    means = np.repeat(np.arange(9.0)[:, None], 2, axis=1)
+    assert aggregate_posterior(vae(means, np.full((9, 2), -50.0))) is None
+
+
 def test_units_are_active_whose_means_vary():
     means = np.random.default_rng(0).normal(size=(1000, 4)) * np.sqrt([1, 0.02, 0.005, 0]) + [0, 0, 0, 9]
     result = active_units(vae(means))

@@ -153,6 +153,12 @@ def test_a_concept_alone_leaks_nothing_and_without_labels_there_is_none():
     assert concepts(Transparent([], np.zeros((0, 0)))) == []
 
 
+def test_images_that_are_all_the_same_have_no_concepts():
+    same = Transparent(["Smiling"], np.zeros((1, 1)))
+    same.held_out_features = np.ones_like(same.means)
+    assert concepts(same) == []
+
+
 def test_an_attribute_that_is_read_off_no_reconstruction_is_only_added():
     model = Transparent(["Glasses", "Male"], np.zeros((2, 2)))
     model.means = model.means * np.array([0, 1], np.float32)

@@ -35,6 +35,11 @@ def test_long_histories_are_averaged_and_gaps_left_out():
     assert (np.diff(drawn[:, 0]) > 0).all() and (np.diff(drawn[:, 1]) > 0).all()
 
 
+def test_no_value_is_so_large_that_the_page_can_not_hold_it():
+    (curve,) = loss_curves(history(np.arange(700), loss=[1e308, 1e308, 1e299, 1e-320, *[1.0] * 696]))
+    assert np.isfinite(points(curve)).all() and np.isfinite(curve.values).all() and curve.high < 1e300
+
+
 def test_without_rows_or_losses_there_are_no_curves():
     assert loss_curves([]) == []
     assert loss_curves(history([1, 2], accuracy=[0, 1])) == []

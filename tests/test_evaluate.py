@@ -192,6 +192,8 @@ def test_a_model_that_copies_is_found_out(faces, tmp_path):
     assert memorisation(Copies).numbers["memorised_share"] == 1
     Copies.sample_features = np.random.default_rng(2).normal(size=(1000, 8))
     assert memorisation(Copies).numbers["memorised_share"] == pytest.approx(0.01, abs=0.02)
+    inputs.real.split = "train"  # nothing is held out
+    assert memorisation(Copies) is None
     rows, apart = inputs.nearest_train(inputs.train_features[[7, 3]])
     assert rows.tolist() == [7, 3] and apart.max() < 1e-9
 

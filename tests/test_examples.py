@@ -68,6 +68,14 @@ def test_images_are_read_a_batch_at_a_time(numbers):
     assert not list(read_images("nowhere", dataset, "train", range(9, 9), 10))
 
 
+@pytest.mark.parametrize("attributes", [None, np.full((5, 2), 7)])
+def test_whole_examples_that_are_not_as_described_are_told(attributes, tmp_path):
+    images = np.zeros((5, *NUMBER_SHAPE), np.uint8)
+    make_dataset(tmp_path, ("Odd", "Number"), train=(images, attributes))
+    with pytest.raises(UserError, match="holds other examples than its dataset.json says: copy it again"):
+        load_split(str(tmp_path), "train")
+
+
 def test_a_limit_leaves_the_shards_beyond_alone(folder):
     storage.delete(folder / shard_name("train", 3, 4))
     images, attributes, names = load_split(str(folder), "train", limit=21)

@@ -148,6 +148,7 @@ def stranger(folder, channels=1, **config):
 
 def test_mistakes_are_told_in_a_sentence_and_nothing_is_made(trained_root, run_folder, tmp_path):
     (tmp_path / "a_file").write_text("no folder")
+    (tmp_path / "a.zip").mkdir()
     output = tmp_path / "out"
     for arguments, says in (
         ([], "Missing option '--model'"),
@@ -164,6 +165,7 @@ def test_mistakes_are_told_in_a_sentence_and_nothing_is_made(trained_root, run_f
         (["--model", run_folder / "gan", "--truncation", "nan"], "the truncation nan can't be"),
         (["--model", run_folder / "gan", "--output", tmp_path / "a_file"], "can't be made in"),
         (["--model", run_folder / "gan", "--output", tmp_path / "a_file" / "x.zip"], "can't be made in"),
+        (["--model", run_folder / "gan", "--output", tmp_path / "a.zip"], "a.zip is a folder: name a file"),
     ):
         done = generate("--output", output, *arguments)
         assert done.exit_code == 2 and says in " ".join(done.output.split()), done.output

@@ -19,6 +19,7 @@ from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.inception import Inception, load_inception, resize
 
 FEW = 16  # features, in the place of 2048
+GRAPH = "classify_image_graph_def.pb"
 
 
 def small_graph():
@@ -87,14 +88,16 @@ def network(monkeypatch, tmp_path):
     monkeypatch.setattr(inception, "FEATURES", FEW)
     monkeypatch.setitem(inception._KNOWN, hashlib.sha256(data).hexdigest(), inception._load_graph)
     (tmp_path / "any_name").write_bytes(data)
-    pack(tmp_path / "inception.tgz", "classify_image_graph_def.pb", data)
+    pack(tmp_path / "inception.tgz", GRAPH, data)
     return tmp_path / "any_name", tmp_path / "inception.tgz", reference
 
 
-def pack(path, name, data):
+def pack(path, name, data, **fields):
     with tarfile.open(path, "w:gz") as archive:
         entry = tarfile.TarInfo(name)
         entry.size = len(data)
+        for field, value in fields.items():
+            setattr(entry, field, value)
         archive.addfile(entry, io.BytesIO(data))
 
 
@@ -149,7 +152,7 @@ def test_no_other_file_is_run(network, tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=f"{name}' is not the FID's network.* give inception-2015-12-05"):
             load_inception(str(tmp_path / name))
-    pack(tmp_path / "changed.tgz", "classify_image_graph_def.pb", files["changed.pb"])
+    pack(tmp_path / "changed.tgz", GRAPH, files["changed.pb"])
     with pytest.raises(UserError, match="is not the FID's network, by its sha256"):
         load_inception(str(tmp_path / "changed.tgz"))
 
@@ -157,12 +160,14 @@ def test_no_other_file_is_run(network, tmp_path):
 def test_damaged_archives_and_missing_files_are_told(network, tmp_path):
     packed = network[1].read_bytes()
     pack(tmp_path / "other.tgz", "README", b"")
+    pack(tmp_path / "header.tgz", GRAPH, b"", pax_headers={"GNU.sparse.map": "words"})
     archives = {
         "cut.tgz": packed[:-200],
         "spoiled.tgz": packed[:200] + bytes(200) + packed[400:],
         "text.tgz": gzip.compress(b"text" * 1000),
         "long.tgz": gzip.compress(bytes(200 << 20), 1),
         "other.tgz": (tmp_path / "other.tgz").read_bytes(),
+        "header.tgz": (tmp_path / "header.tgz").read_bytes(),
     }
     for name, data in archives.items():
         (tmp_path / name).write_bytes(data)
@@ -171,6 +176,15 @@ def test_damaged_archives_and_missing_files_are_told(network, tmp_path):
     for place in (tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match="can't be read .*: give inception-2015-12-05.tgz of download"):
             load_inception(str(place))
+
+
+def test_an_archive_may_name_itself_or_say_that_it_holds_terabytes(tmp_path):
+    sparse = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 45)}
+    pack(tmp_path / "sparse.tgz", GRAPH, b"x", pax_headers=sparse)
+    pack(tmp_path / "link.tgz", GRAPH, b"", type=tarfile.SYMTYPE, linkname=GRAPH)
+    for name in ("sparse.tgz", "link.tgz"):
+        with pytest.raises(UserError, match="is not the FID's network, by its sha256"):
+            load_inception(str(tmp_path / name))
 
 
 def test_torchscript_needs_pytorch(monkeypatch, tmp_path):

@@ -110,6 +110,7 @@ FILES = [
     json.dumps({**METRICS, "vae": [], "distances": DISTANCES}),
     json.dumps(changed(vae__reconstruction_psnr_db=True, distances=None)),
     json.dumps(changed(vae__reconstruction_psnr_db=float("nan"), distances={})),
+    json.dumps(changed(vae__reconstruction_psnr_db=10**400, distances={})),
 ]
 
 

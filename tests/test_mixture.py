@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from latentfaces.components.evaluate import mixture
@@ -66,6 +67,16 @@ def test_a_latent_that_is_always_the_same_stays_so():
     means = two_clusters(400, 2)
     means[:, 1] = 7
     np.testing.assert_allclose(mixture_latents(VAE(means), 100)[:, 1], 7, atol=0.1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_encoder_that_gives_one_latent_for_all_is_no_reason_to_warn():
+    np.testing.assert_allclose(mixture_latents(VAE(np.full((100, 2), 7.0)), 100), 7, atol=0.1)
+
+
+def test_a_seed_may_be_of_any_size(monkeypatch):
+    monkeypatch.setattr(Seeded, "seed", 1 << 40)
+    assert mixture_latents(VAE(two_clusters(100, 2)), 9).shape == (9, 2)
 
 
 def test_little_data_has_fewer_components_or_none():

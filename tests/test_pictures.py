@@ -31,6 +31,10 @@ def test_small_images_are_enlarged_by_a_whole_factor():
     assert (np.asarray(grid(flat))[..., :3] == 128).all()
 
 
+def test_of_very_long_images_a_line_is_left():
+    assert grid(np.zeros((1, 2, 1, 2000, 3), np.uint8)).size == (2 * 256 + 4, 1)
+
+
 def test_very_large_images_are_reduced():
     images = np.full((1, 2, 512, 384, 3), 0.5, np.float32)
     assert grid(images).size == (2 * 192 + 4, 256)

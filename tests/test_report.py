@@ -232,6 +232,9 @@ def test_what_the_page_can_not_run_is_refused():
         (layers.Conv2DTranspose(4, 3, name="edge")(images), "all settings of its layer edge"),
         (layers.Dense(3, activation="gelu")(images), "knows no activation gelu"),
         (layers.Rescaling(1e6)(images), "too large for half precision"),
+        (layers.Rescaling(np.ones((8, 4)), name="rows")(images), "all settings of its layer rows"),
+        (layers.Flatten("channels_first", name="turned")(images), "all settings of its layer turned"),
+        (keras.ops.clip(images, [0.0] * 4, 1.0), "all settings of its layer clip"),
     ]
     for output, says in cases:
         with pytest.raises(UnsupportedError, match=says):

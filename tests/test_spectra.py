@@ -70,6 +70,7 @@ def test_images_of_one_colour_are_compared_by_nothing():
     grey = np.full((5, SIDE, SIDE, 1), 99, np.uint8)
     inputs = Inputs(grey, grey)
     assert sharpness(inputs) is None and checkerboard(inputs) is None and figure(inputs) is None
+    assert checkerboard(Inputs(smooth(50, SIDE, sigma=1.0), grey)).numbers.keys() == {"real"}
 
 
 def transposed(kernel_size):

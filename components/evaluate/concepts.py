@@ -61,15 +61,20 @@ class Concept:
 
 @once
 def concepts(model: Autoencoder) -> list[Concept]:
-    """The concepts of all attributes that can be learned, in their order; none where there are no labels."""
+    """The concepts of all attributes that can be learned, in their order.
+
+    None where there are no labels, or all held-out images are the same.
+    """
     inputs, real = model.inputs, model.inputs.real
     names = real.attribute_names
     if not names:
         return []
+    apart = float(pdist(inputs.held_out_features[:DIVERSITY_LIMIT]).mean())
+    if not apart:
+        return []
     logger.info("evaluate: trying %d concepts of the %s", len(names), model.title)
     vectors = ESTIMATORS[inputs.concepts](model.train_means, real.train_attributes)
     seen, labels = inputs.real_predictions > 0.5, real.held_out_attributes == 1
-    apart = float(pdist(inputs.held_out_features[:DIVERSITY_LIMIT]).mean())
     count = inputs.fitting(min(CONCEPT_LIMIT, max(_LEAST, _MOVES // (len(names) * len(STEPS)))))
     found = []
     for index, (name, vector) in enumerate(zip(names, vectors, strict=True)):

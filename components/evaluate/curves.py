@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WIDTH, HEIGHT = 320.0, 150.0  # of the plot in the SVG's own units
+_MOST = 1e300  # the mean of larger values may be infinite
 _POINTS = 300  # a longer history is averaged down to as many
 _DECADES = 1.3  # a loss that spans more powers of ten than this is drawn on a logarithmic axis
 
@@ -38,7 +39,7 @@ class Curve:
 
 
 def loss_curves(history: list[dict[str, str]]) -> list[Curve]:
-    """Returns a curve for each column whose name contains `loss`, leaving out values that are not finite.
+    """Returns a curve for each column whose name contains `loss`, of all values but infinite and huge ones.
 
     Args:
         history: rows of `history.csv`: `step` and the losses, as text.
@@ -50,14 +51,14 @@ def loss_curves(history: list[dict[str, str]]) -> list[Curve]:
 
 def _finite(rows: list[tuple[str, str]]) -> np.ndarray:
     values = np.array([(float(step), float(value or "nan")) for step, value in rows]).reshape(-1, 2)
-    return values[np.isfinite(values).all(axis=1)]
+    return values[(np.abs(values) < _MOST).all(axis=1)]
 
 
 def _curve(name: str, values: np.ndarray) -> Curve:
     parts = np.array_split(values, min(len(values), _POINTS))
     steps, losses = np.stack([part.mean(axis=0) for part in parts]).T
     low, high = losses.min(), losses.max()
-    logarithmic = bool(low > 0 and math.log10(high / low) > _DECADES)
+    logarithmic = bool(low > 0 and math.log10(high) - math.log10(low) > _DECADES)
     scaled = np.log(losses) if logarithmic else losses
     heights = (scaled - scaled.min()) / (np.ptp(scaled) or 1)
     last_step = values[-1, 0]

@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import io
 import tarfile
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -80,13 +79,14 @@ def load_inception(file: str) -> Inception:
     """
     try:
         data = storage.read(storage.resolve(file), 0, _LONGEST)
-        if data.startswith(b"\x1f\x8b"):
-            data = _unpack(data)
-    except (EOFError, KeyError, gzip.BadGzipFile, tarfile.TarError, zlib.error):
-        raise UserError(f"'{file}' is not an archive that holds {_GRAPH}: {_SOURCE}") from None
     except OSError as error:
         reason = printable(str(error.strerror or error))
         raise UserError(f"the FID's network '{file}' can't be read ({reason}): {_SOURCE}") from None
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = _unpack(data)
+        except Exception:  # damaged bytes make the modules raise many kinds
+            raise UserError(f"'{file}' is not an archive that holds {_GRAPH}: {_SOURCE}") from None
     if load := _KNOWN.get(hashlib.sha256(data).hexdigest()):
         return Inception(load(data))
     raise UserError(f"'{file}' is not the FID's network, by its sha256: {_SOURCE}")
@@ -96,8 +96,9 @@ def _unpack(data: bytes) -> bytes:
     with gzip.open(io.BytesIO(data)) as packed:
         unpacked = packed.read(_LONGEST)
     with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
-        member = archive.extractfile(_GRAPH)
-        return member.read() if member else b""
+        member = archive.getmember(_GRAPH)
+        content = archive.extractfile(member) if member.isfile() else None  # not what a link names
+        return content.read(_LONGEST) if content else b""  # a sparse file may say that it has any length
 
 
 def _load_graph(data: bytes) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ def _number(found: Any, *keys: str) -> float | None:
     """Returns the number under some keys, or None where there is none."""
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
-    return float(found) if type(found) in (int, float) and math.isfinite(found) else None
+    return float(found) if type(found) in (int, float) and abs(found) <= sys.float_info.max else None
 
 
 def _judge_model(metrics: Mapping[str, Any], name: str, title: str, good: list[str], bad: list[str]) -> None:

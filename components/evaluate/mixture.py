@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,8 +67,11 @@ def _fit(model: Autoencoder) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None
     center, scale = latents.mean(axis=0), latents.std(axis=0)
     scale[scale == 0] = 1
     components = max(1, min(COMPONENTS, len(latents) // (ROWS * model.latent_dim)))
-    mixture = GaussianMixture(components, max_iter=ITERATIONS, random_state=model.inputs.seed)
-    with threadpool_limits(1):  # more would add up in any order, from which other samples may follow
+    seed = model.inputs.seed % (1 << 32)  # scikit-learn knows no larger ones
+    mixture = GaussianMixture(components, max_iter=ITERATIONS, random_state=seed)
+    # More threads would add up in any order, from which other samples may follow. scikit-learn warns of few
+    # different latents, as an encoder gives that has collapsed.
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):
         mixture.fit((latents - center) / scale)
     factors = np.linalg.cholesky(mixture.covariances_) * scale[:, None]
     return mixture.weights_, mixture.means_ * scale + center, factors

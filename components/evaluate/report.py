@@ -25,6 +25,7 @@ MOST = 15_000_000  # bytes of the page
 REFUSED = 50  # files that the page names
 
 _OTHERS = 1_000_000  # bytes of it that are neither pictures nor networks, at most
+_MOST_LINES, _MOST_CURVES, _LONGEST = 100, 20, 300  # settings and losses of a model, characters of a text
 _QUALITY = 90  # of the pictures in the page; those in grids/ lose nothing
 _HERE = Path(__file__).parent
 
@@ -69,7 +70,7 @@ def render(
         facts=[(found.front, fact) for found in results for fact in found.content.facts],
         pictures=shown,
         tables=[(found.front, table) for found in results for table in found.content.tables],
-        curves=[(model.title, curves.loss_curves(model.history)) for model in inputs.models],
+        curves=[(model.title, curves.loss_curves(model.history)[:_MOST_CURVES]) for model in inputs.models],
         plot=(curves.WIDTH, curves.HEIGHT),
         models=(models := interactive(inputs, room)),
         data=json.dumps(models, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
@@ -78,7 +79,7 @@ def render(
         refused=_refused(inputs.dataset_uri),
         settings=list(
             dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
-        ),
+        )[:_MOST_LINES],
         options=dataclasses.asdict(options),
     )
 
@@ -112,12 +113,14 @@ def _refused(dataset: str) -> list[tuple[str, str]]:
         text = storage.read(storage.resolve(dataset) / "rejected.jsonl", 0, 1 << 18)
         lines = text.decode(errors="replace").splitlines()[:REFUSED]
         found = [json.loads(line) for line in lines]
-        return [(printable(each["source"])[:300], printable(each["reason"])[:300]) for each in found]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return [
+            (printable(each["source"])[:_LONGEST], printable(each["reason"])[:_LONGEST]) for each in found
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
 
 
 def _setting(value: Any) -> str:
-    if isinstance(value, list):
-        return " × ".join(map(str, value))
-    return "–" if value is None or value == "" else str(value)
+    """A setting as the page shows it; one of a model folder may be anything, and of any length."""
+    text = " × ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "–" if value is None or value == "" else text[:_LONGEST]

@@ -65,8 +65,9 @@ class Program:
 
 
 def half(numbers: np.ndarray) -> str:
-    """Returns numbers as base64 of little-endian float16."""
-    return base64.b64encode(numbers.astype("<f2").tobytes()).decode()
+    """Returns numbers as base64 of little-endian float16; what is too large becomes its largest."""
+    largest = np.finfo(np.float16).max
+    return base64.b64encode(numbers.clip(-largest, largest).astype("<f2").tobytes()).decode()
 
 
 def export(model: keras.Model) -> Program:
@@ -214,6 +215,7 @@ def _activation(program: Program, layer: Any, sources: Sequence[int]) -> int:
 
 def _affine(program: Program, source: int, operation: Any, scale: Any, shift: Any) -> int:
     width = operation.output.shape[-1]
+    _check(all(np.shape(each) in ((), (1,), (width,)) for each in (scale, shift)), layer=operation)
     return program.add("affine", [source], *(np.broadcast_to(each, width) for each in (scale, shift)))
 
 
@@ -262,11 +264,13 @@ def _upsampling(program: Program, layer: Any, sources: Sequence[int]) -> int:
 
 
 def _clip(program: Program, operation: Any, sources: Sequence[int]) -> int:
-    least, most = (float(each) for each in (operation.x_min, operation.x_max))
+    _check(np.isscalar(operation.x_min), np.isscalar(operation.x_max), layer=operation)
+    least, most = float(operation.x_min), float(operation.x_max)
     return program.add("activation", sources, name="clip", least=least, most=most)
 
 
 def _same(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    _check(getattr(layer, "data_format", "") != "channels_first", layer=layer)
     return sources[0]  # the numbers, and their order in memory, stay
 
 

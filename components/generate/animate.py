@@ -38,7 +38,7 @@ def animate(folder: str, output: str, frames: int, seed: int, start: str = "", e
         raise UserError(f"the output {output} is no animation's name: end it in .{' or .'.join(_KINDS)}")
     if bool(start) != bool(end):
         raise UserError("a walk between photographs needs two of them: give --from and --to")
-    storage.check_writable(str(place.parent))
+    storage.check_writable(output, is_file=True)
     model = load(folder)
     if start:
         stations = model.encode(np.stack([model.read(start), model.read(end)]))

@@ -62,8 +62,8 @@ def read_concepts(file: AnyPath, decoder: bytes, latent_dim: int) -> dict[str, C
             raise ValueError(f"it has no {count} vectors of {latent_dim} dimensions")
         if "".join(each.dtype.kind for each in (names, vectors, strengths, works, sha256)) != "UffbU":
             raise ValueError("its arrays are of other types")
-        if not (np.isfinite(vectors).all() and np.isfinite(strengths).all()):
-            raise ValueError("it holds numbers that are not finite")
+        if not all((np.abs(each) < np.finfo(np.float32).max).all() for each in (vectors, strengths)):
+            raise ValueError("it holds numbers that are not finite, or too large")
         check_attribute_names(names.tolist())
     except Exception as error:  # damaged bytes make NumPy and zipfile raise many kinds
         raise UserError(

@@ -41,7 +41,7 @@ def edit(
     """
     place = storage.resolve(output)
     is_strip = place.suffix.lower() == ".png"
-    storage.check_writable(str(place.parent) if is_strip else output)
+    storage.check_writable(output, is_file=is_strip)
     paths = [storage.resolve(photograph) for photograph in photographs]
     targets = [place if is_strip else place / f"{path.stem}.png" for path in paths]
     target, times = Counter(targets).most_common(1)[0]

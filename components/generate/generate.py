@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,7 @@ def generate(folder: str, count: int, seed: int, truncation: float | None, outpu
     """
     place = storage.resolve(output)
     is_file = place.suffix.lower() in (".zip", ".npz")
-    storage.check_writable(str(place.parent) if is_file else output)
+    storage.check_writable(output, is_file=is_file)
     model = load(folder)
     with Progress("generate", count, "images") as progress:
 
@@ -72,8 +73,8 @@ def generate(folder: str, count: int, seed: int, truncation: float | None, outpu
                 progress.show(seeds.stop - seed)
 
         if not is_file:
-            names = {f"{each:06d}.png" for each in range(seed, seed + count)}
-            if others := sum(entry.name not in names for entry in storage.entries(place)):
+            found = [re.fullmatch(r"(\d{6,16})\.png", entry.name) for entry in storage.entries(place)]
+            if others := sum(not each or int(each[1]) not in range(seed, seed + count) for each in found):
                 logger.warning("%s also holds %d files that are not of these images", output, others)
             _write_folder(place, batches())
         elif place.suffix.lower() == ".zip":

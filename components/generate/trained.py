@@ -198,7 +198,8 @@ class Trained:
         return self.decode(ways).reshape(len(a), steps, *self.image_shape)
 
     def _check_latents(self, given: np.ndarray) -> None:
-        if given.shape[1:] != (self.latent_dim,) or not np.isfinite(given).all():
+        is_number = given.dtype.kind in "iuf" and bool((np.abs(given) < np.finfo(np.float32).max).all())
+        if given.shape[1:] != (self.latent_dim,) or not is_number:
             raise UserError(
                 f"the model '{self._folder}' decodes finite latents of shape {_shape('N', self.latent_dim)}, "
                 f"and these are of shape {_shape(*given.shape)}: take those of this model"

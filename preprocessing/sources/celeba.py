@@ -233,7 +233,8 @@ def _check_names(file: List, names: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(f"the attributes of {file.path} cannot be used, {error}: rename them") from None
     if not names:
-        raise UserError(f"{file.path} does not name its attributes in its header: correct it")
+        where = "header, between commas" if file.is_csv else "header"
+        raise UserError(f"{file.path} does not name its attributes in its {where}: correct it")
 
 
 def read_partition(file: List) -> dict[str, int]:

@@ -16,7 +16,8 @@ def aggregate_posterior(model: Autoencoder) -> Result | None:
     N(0, I) of the normal distribution with its mean and covariance, the least of all distributions that have
     these; the mean divergence of the single posteriors is the most (Hoffman & Johnson 2016, ELBO surgery).
 
-    None where there are no more train images than latents, or the encoder gives no variances.
+    None where there are no more train images than latents, the encoder gives no variances, or some latents
+    follow from others, to the last digit.
     """
     means, variances = model.train_means, model.log_variances(model.inputs.real.train[:IMAGES])
     if variances is None or len(means) <= model.latent_dim:
@@ -24,6 +25,8 @@ def aggregate_posterior(model: Autoencoder) -> Result | None:
     covariance = np.cov(means, rowvar=False, dtype=np.float64).reshape(model.latent_dim, -1)
     covariance += np.diag(np.exp(variances.astype(np.float64)).mean(axis=0))
     nats = gaussian_kl(means.mean(axis=0, dtype=np.float64), covariance) / model.latent_dim
+    if not np.isfinite(nats):
+        return None
     label = "Aggregate posterior from the prior, nats a latent, 0 = equal"
     return Result({"aggregate_posterior_kl": nats}, [Fact(label, number(nats))])
 

@@ -14,10 +14,11 @@ def memorisation(model: TrainedModel) -> Result | None:
     """`memorised_share`: of `memorised_count` samples, those nearer to a train image than 99 % of real ones.
 
     The real ones are those held out. A model that knows the train images no better than any others reaches
-    1 % too. Near is meant of the features that images are compared by.
+    1 % too. Near is meant of the features that images are compared by. None where no image is held out, or
+    too few are.
     """
     inputs = model.inputs
-    if len(inputs.held_out_features) < LEAST:
+    if inputs.real.split == "train" or len(inputs.held_out_features) < LEAST:
         return None
     limit = np.quantile(inputs.nearest_train(inputs.held_out_features)[1], NEAR)
     near = inputs.nearest_train(model.sample_features)[1] < limit
