@@ -366,7 +366,7 @@ def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeyp
     monkeypatch.setattr(
         "latentfaces.components.evaluate.classifier.train_classifier", lambda *_: pytest.fail("not asked for")
     )
-    monkeypatch.setattr("latentfaces.components.evaluate.interactive.concepts", lambda _: [])
+    monkeypatch.setattr("latentfaces.components.evaluate.interactive.working", lambda _: [])
     metrics = run(faces, tmp_path)
     names = ["seed", "dataset", "held_out", "gan", "vae", "comparison", "notes", "judgement", "files"]
     assert list(metrics) == names and metrics["judgement"] == ""

@@ -294,7 +294,7 @@ def test_faces_are_moved_along_concepts_and_towards_one_another_as_in_python(bro
 
     look(browser)
     show(browser, file)
-    model, (concept, _) = found[0].models[0], interactive.concepts(found[0].models[0])
+    model, (concept, _) = found[0].models[0], interactive.working(found[0].models[0])
     slider, way = of(browser, ".concept")[0], of(browser, ".way")[0]
     for share, value in ((0, 0), (0.5, 0), (0.5, concept.strength / 2), (0.25, -concept.strength)):
         slide(browser, slider, value)
@@ -354,7 +354,7 @@ def test_frames_stand_for_a_network_that_does_not_fit(browser, found, tmp_path, 
     look(browser)
     show(browser, tmp_path / "report.html")
     assert of(browser, "canvas", "GAN") == [] and of(browser, ".way") == of(browser, ".photograph") == []
-    model, (concept, _) = found[0].models[0], interactive.concepts(found[0].models[0])
+    model, (concept, _) = found[0].models[0], interactive.working(found[0].models[0])
     WebDriverWait(browser, 10, 0.02).until(lambda _: face(browser).any())
     for value in (0, interactive.REACH * concept.strength):
         slide(browser, of(browser, ".concept")[0], value)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from latentfaces.common.images import to_uint8
-from latentfaces.components.evaluate.concepts import Concept, concepts
+from latentfaces.components.evaluate.concepts import working
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
 from latentfaces.components.evaluate.models import Network
 from latentfaces.components.evaluate.steps import Program, UnsupportedError, export, half
@@ -50,7 +50,7 @@ def interactive(inputs: Inputs, room: int) -> list[dict[str, Any]]:
                 f"The {model.title}'s {model.generator_name} does not run in this page, since {error}."
             )
         if is_slow and isinstance(model, Autoencoder) and entry["concepts"]:
-            entry["frames"] = _frames(model, _working(model))
+            entry["frames"] = _frames(model)
             room -= len(entry["frames"]["sheet"])
         found.append(entry)
     for model, entry in zip(inputs.models, found, strict=True):
@@ -87,17 +87,13 @@ def _start(model: TrainedModel) -> dict[str, Any]:
     if isinstance(model, Autoencoder):
         start["faces"] = half(model.means[:FACES])
         start["concepts"] = [
-            {"name": each.name.replace("_", " "), "vector": half(each.vector), "reach": REACH * each.strength}
-            for each in _working(model)
+            {"name": each.title, "vector": half(each.vector), "reach": REACH * each.strength}
+            for each in working(model)
         ]
     return start
 
 
-def _working(model: Autoencoder) -> list[Concept]:
-    return [each for each in concepts(model) if each.works]
-
-
-def _frames(model: Autoencoder, working: list[Concept]) -> dict[str, Any]:
+def _frames(model: Autoencoder) -> dict[str, Any]:
     """Draws a sheet: a row for each face, itself and then both ends of each concept's slider.
 
     Returns:
@@ -107,7 +103,7 @@ def _frames(model: Autoencoder, working: list[Concept]) -> dict[str, Any]:
     factor = min(1.0, _SIDE / max(height, width))
     size = max(1, round(height * factor)), max(1, round(width * factor))
     moves = [np.zeros(model.latent_dim)]
-    for each in working[:_CONCEPTS]:
+    for each in working(model)[:_CONCEPTS]:
         moves += [sign * REACH * each.strength * each.vector for sign in (-1, 1)]
     rows = len(model.means[:_FRAMES])
     sheet = Image.new("RGB", (size[1] * len(moves), size[0] * rows))

@@ -67,8 +67,8 @@ def half(numbers: np.ndarray) -> str:
 def export(model: keras.Model) -> Program:
     """Turns a functional model of one input into a list of steps, up to its first output.
 
-    Weights are rounded to float16, eleven significant bits. Layers have to follow one another: those that take
-    several arrays are not known.
+    Weights are rounded to float16, eleven significant bits. Layers have to follow one another: those that
+    take several arrays are not known.
 
     Raises:
         UnsupportedError: if it has another layer, or a setting of one that is not known here.

@@ -3,8 +3,8 @@
 import numpy as np
 
 from latentfaces.common.pictures import grid
+from latentfaces.components.evaluate.concepts import two_concepts
 from latentfaces.components.evaluate.inputs import Autoencoder
-from latentfaces.components.evaluate.plane import two_concepts
 from latentfaces.components.evaluate.plot import with_axes
 from latentfaces.components.evaluate.registry import Picture, register_figure
 
@@ -25,7 +25,7 @@ def plane(model: Autoencoder) -> Picture | None:
         [((place + 0.5) * size / SIDE, f"{value:+.1f}") for place, value in enumerate(values)]
         for size, values in zip(sheet.size, (x, y[::-1]), strict=True)
     )
-    names = found[0].name, found[1].name
+    names = found[0].title, found[1].title
     caption = (
         f"One held-out image, in the middle, moved along two concept vectors at once: more “{names[0]}” to "
         f"the right, more “{names[1]}” upwards, by as many times the vectors as the axes say. Each should "
