@@ -13,6 +13,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from test_evaluate import SHAPE, random_encoder, random_generator, save_model
 
 from latentfaces.common import images as arrays
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.images import diversity
 from latentfaces.components.evaluate import inputs
 from latentfaces.components.evaluate.classifier import FEATURES
@@ -254,18 +255,22 @@ def evaluated(tmp_path, count):
     return str(tmp_path / "data"), {name: str(tmp_path / name) for name in ("vae", "gan")}
 
 
+def options(samples):
+    return EvaluateOptions(features="random", samples=samples)
+
+
 def measured(found):
     return {key: value for key, value in found.items() if isinstance(value, dict)}
 
 
 def test_what_is_streamed_gives_the_same_numbers_as_what_is_held(tmp_path, monkeypatch):
     arguments = evaluated(tmp_path, 150)
-    whole = metric.distances(Inputs(*arguments, seed=0, samples=140)).numbers
+    whole = metric.distances(Inputs(*arguments, options(140))).numbers
     assert (whole["count"], whole["pairs_count"]) == (140, 140)
     for limit in ("TRAIN_LIMIT", "HELD_OUT_LIMIT", "SAMPLES"):
         monkeypatch.setattr(inputs, limit, 25)
     monkeypatch.setattr(inputs, "STREAMED", 7 * 4 * 16 * 16 * 3)
-    some = Inputs(*arguments, seed=0, samples=140)
+    some = Inputs(*arguments, options(140))
     streamed = metric.distances(some).numbers
     assert some.streamed == 7 and len(some.real.train) == len(some.models[1].samples) == 25
     names = {"train", "vae_samples", "vae_reconstructions", "gan_samples"}
@@ -280,9 +285,9 @@ def test_of_many_images_the_first_are_compared_one_by_one_and_all_by_their_momen
     arguments = evaluated(tmp_path, 90)
     monkeypatch.setattr(inputs, "STREAMED", 7 * 4 * 16 * 16 * 3)
     monkeypatch.setattr(inputs, "SAMPLES", 25)
-    few, all_of_them = (metric.distances(Inputs(*arguments, 0, samples=count)) for count in (60, 90))
+    few, all_of_them = (metric.distances(Inputs(*arguments, options(count))) for count in (60, 90))
     monkeypatch.setattr(metric, "PAIRS", 60)
-    found = metric.distances(Inputs(*arguments, 0, samples=1000))
+    found = metric.distances(Inputs(*arguments, options(1000)))
     assert (found.numbers["count"], found.numbers["pairs_count"]) == (90, 60)
     for name, numbers in measured(found.numbers).items():
         of_all = all_of_them.numbers[name]["frechet_distance"]
@@ -300,7 +305,7 @@ def test_20000_samples_take_no_more_memory_than_1000(tmp_path):
     save_model(tmp_path / "gan", "gan", shape, 5, generator=random_generator(shape, 5))
     peaks = []
     for samples in (20, 1_000, 20_000):  # the first, to begin with
-        evaluated = Inputs(str(tmp_path / "data"), {"gan": str(tmp_path / "gan")}, 0, samples=samples)
+        evaluated = Inputs(str(tmp_path / "data"), {"gan": str(tmp_path / "gan")}, options(samples))
         assert evaluated.real and len(evaluated.train_features) == inputs.TRAIN_LIMIT
         tracemalloc.start()
         assert metric.distances(evaluated).numbers["count"] == samples

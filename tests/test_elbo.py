@@ -6,6 +6,7 @@ import pytest
 from conftest import make_dataset
 from scipy.stats import multivariate_normal
 
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.images import to_float
 from latentfaces.components.evaluate.inputs import Inputs
@@ -63,7 +64,7 @@ def data(tmp_path_factory):
 
 def load(data, tmp_path, **options):
     save_vae(tmp_path / "vae", **options)
-    return Inputs(str(data), {"vae": str(tmp_path / "vae")}, 0).models[0]
+    return Inputs(str(data), {"vae": str(tmp_path / "vae")}, EvaluateOptions()).models[0]
 
 
 def evidence(model):

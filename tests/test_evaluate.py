@@ -20,6 +20,7 @@ from conftest import make_dataset
 from PIL import Image
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.dataset import ShardWriter, encode_example, make_splits, read_dataset, write_dataset
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.lease import hold
@@ -182,7 +183,7 @@ def test_principal_components_are_the_line_to_beat(faces, result, tmp_path):
 
 def test_a_model_that_copies_is_found_out(faces, tmp_path):
     class Copies:
-        inputs = Inputs(str(faces / "data"), {}, 0)
+        inputs = Inputs(str(faces / "data"), {}, EvaluateOptions())
         title = "VAE"
 
     inputs = Copies.inputs
@@ -219,7 +220,7 @@ def test_concepts_are_left_for_others_in_a_file_of_numpys(faces, result):
 
 @pytest.mark.parametrize("estimator", ["means", "logistic"])
 def test_concept_vectors_are_found_as_is_asked_for(faces, estimator):
-    inputs = Inputs(str(faces / "data"), {"vae": str(faces / "vae")}, 0, concepts=estimator)
+    inputs = Inputs(str(faces / "data"), {"vae": str(faces / "vae")}, EvaluateOptions(concepts=estimator))
     images, attributes = draw(SIZES["train"], seed=0)
     expected = ESTIMATORS[estimator](images.reshape(len(images), -1) / 255, attributes[:, :2])
     for concept, vector in zip(concepts(inputs.models[0]), expected, strict=True):
@@ -607,7 +608,7 @@ def test_an_earlier_evaluation_stays_when_there_is_no_room(tmp_path, monkeypatch
 
 
 def test_large_images_are_fewer_in_a_bounded_amount_of_memory(faces, monkeypatch):
-    arguments = str(faces / "data"), {name: str(faces / name) for name in ("vae", "gan")}, 0
+    arguments = str(faces / "data"), {name: str(faces / name) for name in ("vae", "gan")}, EvaluateOptions()
     whole = Inputs(*arguments)
     assert whole.share == 1 and whole.notes == []
     monkeypatch.setattr(inputs, "AT_ONCE", 3_000_000)
@@ -673,7 +674,7 @@ def test_names_need_not_be_utf_8(faces, tmp_path):
 
 def test_a_data_set_that_is_replaced_meanwhile_is_not_mixed_with_the_new_one(faces, tmp_path):
     make_dataset(tmp_path / "data", train=draw(10, seed=0)[0], test=draw(10, seed=1)[0])
-    loaded = Inputs(str(tmp_path / "data"), {"gan": str(faces / "gan")}, 0)
+    loaded = Inputs(str(tmp_path / "data"), {"gan": str(faces / "gan")}, EvaluateOptions())
     make_dataset(tmp_path / "data", ("A", "B", "C"), train=draw(10, seed=2), test=draw(10, seed=3))
     with pytest.raises(UserError, match="was replaced while it was read"):
         _ = loaded.real

@@ -119,7 +119,9 @@ def found(tmp_path_factory):
         (root / name / "config.json").write_text(json.dumps(config))
         rows = "".join(f"{10 * step},{9 - step}\n" for step in range(1, 8))
         (root / name / "history.csv").write_text(f"step,loss\n{rows}")
-    inputs = Inputs(str(root / "data"), {name: str(root / name) for name in networks}, 0)
+    inputs = Inputs(
+        str(root / "data"), {name: str(root / name) for name in networks}, EvaluateOptions(features="random")
+    )
     results, pictures = list(METRICS.run(inputs)), list(FIGURES.run(inputs))
     frames = [Image.new("RGB", (300, 200), color) for color in ("red", "blue")]
     moving = Animation("Moving", "It moves.", "A film", frames[0], frames=frames, milliseconds=100)
@@ -127,7 +129,7 @@ def found(tmp_path_factory):
 
 
 def render(found, file):
-    page = report.render(*found, "All is <well>.", EvaluateOptions())
+    page = report.render(*found, "All is <well>.")
     file.write_text(page)
     return page
 

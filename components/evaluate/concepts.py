@@ -56,7 +56,7 @@ def concepts(model: Autoencoder) -> list[MeasuredConcept]:
     names = real.attribute_names
     if not names:
         return []
-    vectors = ESTIMATORS[inputs.concepts](model.train_means, real.train_attributes)
+    vectors = ESTIMATORS[inputs.options.concepts](model.train_means, real.train_attributes)
     seen, labels = inputs.real_predictions > 0.5, real.held_out_attributes == 1
     apart = float(pdist(inputs.held_out_features[:DIVERSITY_LIMIT]).mean())
     count = inputs.fitting(min(CONCEPT_LIMIT, max(_LEAST, _MOVES // (len(names) * len(STEPS)))))

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import pairwise_distances_argmin
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import UserError
 from latentfaces.common.examples import load_split, read_images
@@ -277,13 +278,11 @@ class Inputs:
     Args:
         dataset_uri: the data set folder, local or `gs://`.
         models: model folders by the name of their family.
-        seed: of samples and classifier.
-        features: name of the network whose features images are compared by.
-        inception: file of the network of the features "inception", local or `gs://`.
-        samples: samples of each model, and real images, that distances are measured with.
-        concepts: how concept vectors are found.
+        options: of the evaluation.
 
     Attributes:
+        options: those.
+        seed: theirs, of all random numbers.
         dataset: its `dataset.json`.
         models: in the order in which they are given.
         train_count: train images that are worked with; they take a quarter of `AT_ONCE` at most.
@@ -299,19 +298,10 @@ class Inputs:
             features can't be loaded.
     """
 
-    def __init__(
-        self,
-        dataset_uri: str,
-        models: Mapping[str, str],
-        seed: int,
-        features: str = "random",
-        inception: str = "",
-        samples: int = SAMPLES,
-        concepts: str = "least_squares",
-    ) -> None:
-        self.dataset_uri, self.seed, self._features, self.concepts = dataset_uri, seed, features, concepts
+    def __init__(self, dataset_uri: str, models: Mapping[str, str], options: EvaluateOptions) -> None:
+        self.dataset_uri, self.options, self.seed = dataset_uri, options, options.seed
         self.dataset = read_dataset(dataset_uri)
-        self._inception = load_inception(inception) if features == "inception" else None
+        self._inception = load_inception(options.inception) if options.inception else None
         self.models = [
             (TrainedModel if find_model(name).encoder is None else Autoencoder)(self, name, folder)
             for name, folder in models.items()
@@ -334,7 +324,7 @@ class Inputs:
         self.is_bounded = self.share < 1 or self.train_count < train
         self.streamed = max(1, min(BATCH, STREAMED // (4 * size)))
         splits = (self.dataset.splits[name].examples for name in ("train", self.held_out_split))
-        self.compared = min(samples, *splits)
+        self.compared = min(options.samples, *splits)
 
     def fitting(self, count: int) -> int:
         """Returns how many images to work with where one would take `count`."""
@@ -359,8 +349,8 @@ class Inputs:
     @property
     def feature_source(self) -> str:
         """Where features come from: as asked for, but "components" for "attributes" that there are not."""
-        is_missing = self._features == "attributes" and not self.real.attribute_names
-        return "components" if is_missing else self._features
+        is_missing = self.options.features == "attributes" and not self.real.attribute_names
+        return "components" if is_missing else self.options.features
 
     @functools.cached_property
     def feature_network(self) -> Callable[[np.ndarray], np.ndarray]:

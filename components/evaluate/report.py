@@ -14,7 +14,6 @@ from typing import Any
 import jinja2
 
 from latentfaces.common import storage
-from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import printable
 from latentfaces.components.evaluate import curves
 from latentfaces.components.evaluate.inputs import Inputs
@@ -34,7 +33,6 @@ def render(
     results: Sequence[Finding[Result]],
     pictures: Sequence[Finding[Picture]],
     judgement: str,
-    options: EvaluateOptions,
 ) -> str:
     """Renders the report.
 
@@ -46,7 +44,6 @@ def render(
         results: what the metrics found, in the order in which it is shown.
         pictures: what the figures show, likewise.
         judgement: the sentence on top; "" for none.
-        options: of the evaluation.
 
     Returns:
         an HTML document.
@@ -79,7 +76,7 @@ def render(
         settings=list(
             dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
         ),
-        options=dataclasses.asdict(options),
+        options=dataclasses.asdict(inputs.options),
     )
 
 
