@@ -220,7 +220,7 @@ def test_the_training_is_shown_by_its_pictures_and_the_last_stays(tmp_path):
     (tmp_path / "samples" / "epoch-0003.png").write_bytes(b"damaged")
     picture = training(model)
     assert [frame.getpixel((50, 50))[0] for frame in picture.frames] == [50, 120, *[200] * 10]
-    assert {frame.size for frame in picture.frames} == {(100, 64)} and picture.image is picture.frames[-1]
+    assert {frame.size for frame in picture.frames} == {(100, 72)} and picture.image is picture.frames[-1]
     assert "3 of the epochs from 1 to 30" in picture.caption and "1 more could not be read" in picture.caption
     opened = Image.open(io.BytesIO(picture.files[".webp"]))
     durations = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from latentfaces.common.images import to_uint8
+from latentfaces.common.pictures import picture, webp
 from latentfaces.components.evaluate.concepts import working
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
 from latentfaces.components.evaluate.models import Network
@@ -99,7 +99,7 @@ def _frames(model: Autoencoder) -> dict[str, Any]:
     Returns:
         `sheet`, the picture's data URI, `size`, [height, width] of one frame, and how many `rows` there are.
     """
-    height, width, channels = model.inputs.dataset.image_shape
+    height, width, _ = model.inputs.dataset.image_shape
     factor = min(1.0, _SIDE / max(height, width))
     size = max(1, round(height * factor)), max(1, round(width * factor))
     moves = [np.zeros(model.latent_dim)]
@@ -110,12 +110,10 @@ def _frames(model: Autoencoder) -> dict[str, Any]:
     for row, face in enumerate(model.means[:_FRAMES]):
         images = to_uint8(model.generate((face + np.stack(moves)).astype(np.float32)))
         for column, image in enumerate(images):
-            frame = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1])
-            sheet.paste(frame, (column * size[1], row * size[0]))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=80)
-    return {
-        "sheet": f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "size": size,
-        "rows": rows,
-    }
+            sheet.paste(picture(image).resize(size[::-1]), (column * size[1], row * size[0]))
+    return {"sheet": data_uri(webp(sheet, 80)), "size": size, "rows": rows}
+
+
+def data_uri(content: bytes) -> str:
+    """Returns a WebP file as the page holds it."""
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ import jinja2
 
 from latentfaces.common import storage
 from latentfaces.common.errors import printable
+from latentfaces.common.pictures import webp
 from latentfaces.components.evaluate import curves
 from latentfaces.components.evaluate.inputs import Inputs
-from latentfaces.components.evaluate.interactive import interactive
+from latentfaces.components.evaluate.interactive import data_uri, interactive
 from latentfaces.components.evaluate.registry import Animation, Finding, Picture, Result, number
 
 MOST = 15_000_000  # bytes of the page
@@ -92,15 +92,9 @@ class _Shown:
 
     def __init__(self, front: str, picture: Picture) -> None:
         self.front, self.picture = front, picture
-        buffer = io.BytesIO()
-        picture.image.save(buffer, "WEBP", quality=_QUALITY, method=2)
-        self.still, self.moving = _data_uri(buffer.getvalue()), ""
+        self.still, self.moving = data_uri(webp(picture.image, _QUALITY)), ""
         if isinstance(picture, Animation):
-            self.moving = _data_uri(picture.files[".webp"])
-
-
-def _data_uri(content: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+            self.moving = data_uri(picture.files[".webp"])
 
 
 def _refused(dataset: str) -> list[tuple[str, str]]:
