@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from latentfaces.common import storage
 from latentfaces.common.errors import printable
 from latentfaces.common.pictures import webp
 from latentfaces.components.evaluate import curves
 from latentfaces.components.evaluate.inputs import Inputs
 from latentfaces.components.evaluate.interactive import data_uri, interactive
+from latentfaces.components.evaluate.page import template
 from latentfaces.components.evaluate.registry import Animation, Finding, Picture, Result, number
 
 MOST = 15_000_000  # bytes of the page
@@ -48,19 +47,10 @@ def render(
     Returns:
         an HTML document.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["setting"] = _setting
     shown = [_Shown(found.front, found.content) for found in pictures]
     room = MOST - _OTHERS - sum(len(each.moving) + len(each.still) for each in shown)
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in ("decoder.js", "report.js")]
-    return environment.get_template("report.html.jinja").render(
+    return template(_HERE / "report.html.jinja", number=number, setting=_setting).render(
         inputs=inputs,
         judgement=judgement,
         facts=[(found.front, fact) for found in results for fact in found.content.facts],
