@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from latentfaces.common import storage
 from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import UserError
-from latentfaces.common.examples import load_split, read_images
+from latentfaces.common.examples import load_split
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
@@ -80,7 +80,6 @@ class RealImages:
     """
 
     def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
         uri, self.split = inputs.dataset_uri, inputs.held_out_split
         self.train, train_attributes, _ = load_split(uri, "train", inputs.train_count)
         self.held_out, held_out_attributes, _ = load_split(uri, self.split, inputs.held_out_count)
@@ -96,15 +95,6 @@ class RealImages:
         self.attribute_names = [name for name, kept in zip(names, learnable, strict=True) if kept]
         self.train_attributes = train_attributes[:, learnable]
         self.held_out_attributes = held_out_attributes[:, learnable]
-
-    def stream(self, split: str, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Yields batches of the images of a split from one index to another, uint8 [n, H, W, C].
-
-        Raises:
-            UserError: if the data set was replaced, or a shard is missing or damaged.
-        """
-        inputs = self._inputs
-        return read_images(inputs.dataset_uri, inputs.dataset, split, range(start, stop), inputs.streamed)
 
     @functools.cached_property
     def diversity(self) -> float:
@@ -166,21 +156,6 @@ class TrainedModel:
     def sample_features(self) -> np.ndarray:
         """The samples' features, float32 [N, F]."""
         return self.inputs.feature_network(self.samples)
-
-    def feature_sets(self, count: int) -> dict[str, tuple[str, Iterable[np.ndarray]]]:
-        """What the model makes that is compared with real images, as sets.
-
-        Returns:
-            By key in `metrics.json`: what the images are called, and the features of at least `count` of
-            them, float32 [n, F] a batch, computed as they are asked for.
-        """
-        return {f"{self.name}_samples": (f"{self.title} samples", self._stream_samples(count))}
-
-    def _stream_samples(self, count: int) -> Iterator[np.ndarray]:
-        yield self.sample_features
-        start, rows = len(self.samples), self.inputs.streamed
-        for points in latents.stream(start, count, rows, self.latent_dim, self.inputs.seed):
-            yield self.inputs.feature_network(self.generate(points))
 
     @functools.cached_property
     def sample_predictions(self) -> np.ndarray:
@@ -253,18 +228,6 @@ class Autoencoder(TrainedModel):
     def reconstruction_features(self) -> np.ndarray:
         """The reconstructions' features, float32 [M, F]."""
         return self.inputs.feature_network(self.reconstructions)
-
-    def feature_sets(self, count: int) -> dict[str, tuple[str, Iterable[np.ndarray]]]:
-        """Samples, and reconstructions of held-out images."""
-        title = f"{self.title} reconstructions"
-        own = {f"{self.name}_reconstructions": (title, self._stream_reconstructions(count))}
-        return super().feature_sets(count) | own
-
-    def _stream_reconstructions(self, count: int) -> Iterator[np.ndarray]:
-        yield self.reconstruction_features
-        real = self.inputs.real
-        for images in real.stream(real.split, len(real.held_out), count):
-            yield self.inputs.feature_network(self.generate(self.encoder(images)))
 
     @functools.cached_property
     def reconstruction_predictions(self) -> np.ndarray:
@@ -374,18 +337,6 @@ class Inputs:
     def held_out_features(self) -> np.ndarray:
         """The held-out images' features, float32 [M, F]."""
         return self.feature_network(self.real.held_out)
-
-    def real_feature_sets(self, count: int) -> dict[str, Iterator[np.ndarray]]:
-        """Returns the features of `count` train and held-out images, float32 [n, F] a batch."""
-        return {
-            "train": self._stream_real("train", self.train_features, count),
-            "held_out": self._stream_real(self.held_out_split, self.held_out_features, count),
-        }
-
-    def _stream_real(self, split: str, held: np.ndarray, count: int) -> Iterator[np.ndarray]:
-        yield held
-        for images in self.real.stream(split, len(held), count):
-            yield self.feature_network(images)
 
     def nearest_train(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the row of the nearest train image of each of [N, F] features, and how far it is, [N]."""
