@@ -12,6 +12,7 @@ import threading
 import zipfile
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
@@ -26,8 +27,8 @@ from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.lease import hold
 from latentfaces.common.models import MODELS
 from latentfaces.common.pictures import grid
+from latentfaces.components.evaluate import classifier, inputs
 from latentfaces.components.evaluate import folder as evaluations
-from latentfaces.components.evaluate import inputs
 from latentfaces.components.evaluate.concepts import ESTIMATORS, concepts
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.figures.manifold import manifold
@@ -91,6 +92,21 @@ def random_generator(shape, latent_dim):
     start = keras.initializers.GlorotNormal(seed=1)
     pixels = keras.layers.Dense(int(np.prod(shape)), activation="sigmoid", kernel_initializer=start)(latents)
     return keras.Model(latents, keras.layers.Reshape(shape)(pixels))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered():
+    """In this process networks are trained once on the same images, and briefly on few, to save minutes."""
+    train, known = classifier.train_classifier, {}
+
+    def remember(images, attributes, seed):
+        key = (images.tobytes(), attributes.tobytes(), seed)
+        if key not in known:
+            known[key] = train(images, attributes, seed, **({} if len(images) > 50 else {"steps": 20}))
+        return known[key]
+
+    with mock.patch.object(classifier, "train_classifier", remember):
+        yield
 
 
 @pytest.fixture(scope="module")
