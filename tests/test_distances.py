@@ -15,7 +15,7 @@ from test_evaluate import SHAPE, random_encoder, random_generator, save_model
 from latentfaces.common import images as arrays
 from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.images import diversity
-from latentfaces.components.evaluate import inputs
+from latentfaces.components.evaluate import distances, inputs
 from latentfaces.components.evaluate.classifier import FEATURES
 from latentfaces.components.evaluate.distances import (
     Moments,
@@ -128,7 +128,8 @@ def test_fewer_rows_than_features_give_a_distance_all_the_same(count):
     assert np.isfinite([found.distance, found.other, found.standard_error]).all()
 
 
-def test_the_standard_error_is_of_the_order_of_what_chance_does():
+def test_the_standard_error_is_of_the_order_of_what_chance_does(monkeypatch):
+    monkeypatch.setattr(distances, "RESAMPLES", 60)
     differences, told = [], []
     for seed in range(0, 90, 3):
         real, one, other = gaussian(400, seed), gaussian(300, seed + 1, 0.2), gaussian(300, seed + 2, 0.25)
@@ -203,7 +204,8 @@ DAMAGES = {
 }
 
 
-def test_damaged_images_are_farther_from_real_ones():
+def test_damaged_images_are_farther_from_real_ones(monkeypatch):
+    monkeypatch.setattr(distances, "RESAMPLES", 60)
     rng = np.random.default_rng(0)
     network, others = feature_network((24, 24, 3)), faces(300, 2)
     real, whole = network(faces(300, 1)), network(others)

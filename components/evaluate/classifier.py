@@ -24,7 +24,8 @@ def train_classifier(
     """Trains a convolutional network with one sigmoid for each attribute.
 
     On the features of `extract`, normalized, by Adam with a learning rate that falls to 0. Images are
-    mirrored at random: no attribute of a face depends on its side. On a CPU the same seed gives the same network.
+    mirrored at random: no attribute of a face depends on its side. On a CPU the same seed gives the same
+    network.
 
     Args:
         images: real ones, uint8 [N, H, W, C].
