@@ -50,7 +50,7 @@ def render(
     shown = [_Shown(found.front, found.content) for found in pictures]
     room = MOST - _OTHERS - sum(len(each.moving) + len(each.still) for each in shown)
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in ("decoder.js", "report.js")]
-    return template(_HERE / "report.html.jinja", number=number, setting=_setting).render(
+    return template(_HERE / "report.html.jinja", number=number).render(
         inputs=inputs,
         judgement=judgement,
         facts=[(found.front, fact) for found in results for fact in found.content.facts],
@@ -62,11 +62,7 @@ def render(
         data=json.dumps(models, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         scripts=scripts,
         checksums=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-        refused=_refused(inputs.dataset_uri),
-        settings=list(
-            dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
-        ),
-        options=dataclasses.asdict(inputs.options),
+        settings=_settings(inputs),
     )
 
 
@@ -87,13 +83,40 @@ class _Shown:
             self.moving = data_uri(picture.files[".webp"])
 
 
-def _refused(dataset: str) -> list[tuple[str, str]]:
+def _settings(inputs: Inputs) -> list[tuple[list[str], list[list[str]]]]:
+    """What was run: tables, each its headings and rows."""
+    dataset = inputs.dataset
+    splits = ", ".join(f"{name} {split.examples:,}" for name, split in dataset.splits.items())
+    about = {
+        "made from": dataset.source,
+        "image shape": list(dataset.image_shape),
+        "examples": splits,
+        "refused inputs": f"{dataset.rejected:,}",
+        "attributes": len(dataset.attribute_names),
+    }
+    refused = _refused(inputs.dataset_uri)
+    some = f", the first {len(refused)} of {dataset.rejected:,}" if dataset.rejected > len(refused) else ""
+    models = inputs.models
+    keys = dict.fromkeys(key for model in models for key in model.settings if key != "model")
+    options = dataclasses.asdict(inputs.options)
+    return [
+        (["data set", ""], [[key, _setting(value)] for key, value in about.items()]),
+        ([f"refused{some}", "why"], refused),
+        (
+            ["setting", *(model.title for model in models)],
+            [[key.replace("_", " "), *(_setting(each.settings.get(key)) for each in models)] for key in keys],
+        ),
+        (["evaluation", ""], [[key.replace("_", " "), _setting(value)] for key, value in options.items()]),
+    ]
+
+
+def _refused(dataset: str) -> list[list[str]]:
     """The first lines of a data set's `rejected.jsonl`, source and reason; none of a file of another kind."""
     try:
         text = storage.read(storage.resolve(dataset) / "rejected.jsonl", 0, 1 << 18)
         lines = text.decode(errors="replace").splitlines()[:REFUSED]
         found = [json.loads(line) for line in lines]
-        return [(printable(each["source"])[:300], printable(each["reason"])[:300]) for each in found]
+        return [[printable(each[key])[:300] for key in ("source", "reason")] for each in found]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
 
