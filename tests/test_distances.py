@@ -299,7 +299,8 @@ def test_of_many_images_the_first_are_compared_one_by_one_and_all_by_their_momen
     assert "of the first" not in few.tables[0].caption
 
 
-def test_20000_samples_take_no_more_memory_than_1000(tmp_path):
+def test_20000_samples_take_no_more_memory_than_1000(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "TRAIN_LIMIT", 1_000)
     shape = (8, 8, 3)
     rng = np.random.default_rng(0)
     splits = {split: rng.integers(0, 256, (20_000, *shape), np.uint8) for split in ("train", "test")}
