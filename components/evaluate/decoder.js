@@ -1,7 +1,7 @@
-// A trained network in plain JavaScript: a list of steps, each of which makes an array of the one before.
+// A trained network in plain JavaScript: a list of steps, each of which makes one array of earlier ones.
 //
-// components/evaluate/steps.py writes the list. An array is one image, [height, width, channels] in this order,
-// or a vector. The page runs this file itself, and makes a worker of it, so that it never freezes.
+// components/evaluate/interactive.py writes the list. An array is one image, [height, width, channels] in this
+// order, or a vector. The page runs this file itself, and makes a worker of it, so that it never freezes.
 "use strict";
 
 /** Base64 of float16 numbers, little-endian, as a Float32Array. */
@@ -27,7 +27,12 @@ function load({ steps, weights }) {
 
 /** What a network makes of its input, a Float32Array. */
 function run(network, input) {
-  return network.reduce((x, step) => KINDS[step.kind](step, x), input);
+  const made = [];
+  for (const step of network) {
+    const taken = step.from.map((index) => made[index]);
+    made.push(step.kind === "input" ? input : KINDS[step.kind](step, ...taken));
+  }
+  return made.at(-1);
 }
 
 /** A matrix [inner, columns] as panels of four columns, in which `multiply` walks straight on. */
@@ -72,10 +77,19 @@ function addBias(x, bias) {
   return x;
 }
 
+/** As the array's own `map`, which is several times as slow. */
+function map(x, change) {
+  const made = new Float32Array(x.length);
+  for (let i = 0; i < x.length; i++) made[i] = change(x[i], i);
+  return made;
+}
+
 const ACTIVATIONS = {
-  relu: (x, slope) => (x < 0 ? slope * x : x),
-  sigmoid: (x) => 1 / (1 + Math.exp(-x)),
-  tanh: Math.tanh,
+  relu: ({ slope, most }) => (x) => (x < 0 ? slope * x : x < most ? x : most),
+  sigmoid: () => (x) => 1 / (1 + Math.exp(-x)),
+  tanh: () => Math.tanh,
+  silu: () => (x) => x / (1 + Math.exp(-x)),
+  clip: ({ least, most }) => (x) => (x < least ? least : x < most ? x : most),
 };
 
 const KINDS = {
@@ -119,31 +133,78 @@ const KINDS = {
     return addBias(sums, bias);
   },
 
-  // Over the channels of each pixel: layer normalization, or without `centre` that by the root mean square.
-  normalization({ weights: [scale, shift], centre, epsilon }, x) {
-    const made = new Float32Array(x.length), channels = scale.length;
-    for (let pixel = 0; pixel < x.length; pixel += channels) {
-      let mean = 0, variance = 0;
-      if (centre) for (let k = 0; k < channels; k++) mean += x[pixel + k] / channels;
-      for (let k = 0; k < channels; k++) variance += (x[pixel + k] - mean) ** 2 / channels;
-      const factor = 1 / Math.sqrt(variance + epsilon);
-      for (let k = 0; k < channels; k++) made[pixel + k] = (x[pixel + k] - mean) * factor * scale[k] + shift[k];
+  // Over the channels of each pixel, or (`whole`) over all pixels; each group of channels by itself.
+  normalization({ weights: [scale, shift], channels, groups, whole, centre, epsilon }, x) {
+    const made = new Float32Array(x.length), size = channels / groups;
+    const reach = whole ? x.length : channels;
+    for (let pixel = 0; pixel < x.length; pixel += reach)
+      for (let first = 0; first < channels; first += size) {
+        let sum = 0, squares = 0, mean = 0;
+        const each = (visit) => {
+          for (let i = pixel; i < pixel + reach; i += channels)
+            for (let k = first; k < first + size; k++) visit(i + k, k);
+        };
+        const count = (reach / channels) * size;
+        if (centre) each((i) => { sum += x[i]; });
+        mean = sum / count;
+        each((i) => { squares += (x[i] - mean) ** 2; });
+        const factor = 1 / Math.sqrt(squares / count + epsilon);
+        each((i, k) => { made[i] = (x[i] - mean) * factor * scale[k] + shift[k]; });
+      }
+    return made;
+  },
+
+  activation: (step, x) => map(x, ACTIVATIONS[step.name](step)),
+  affine: ({ weights: [scale, shift] }, x) => map(x, (v, i) => v * scale[i % scale.length] + shift[i % scale.length]),
+  add: (step, ...all) => all.reduce((x, y) => map(x, (value, i) => value + y[i])),
+  multiply: (step, ...all) => all.reduce((x, y) => map(x, (value, i) => value * y[i])),
+
+  concatenate({ widths }, ...all) {
+    const total = widths.reduce((a, b) => a + b), pixels = all[0].length / widths[0];
+    const made = new Float32Array(pixels * total);
+    for (let pixel = 0; pixel < pixels; pixel++)
+      for (let which = 0, to = pixel * total; which < all.length; to += widths[which++])
+        made.set(all[which].subarray(pixel * widths[which], (pixel + 1) * widths[which]), to);
+    return made;
+  },
+
+  // Axis i of what is made is axis order[i] of x.
+  permute({ shape, order }, x) {
+    const strides = shape.map((_, axis) => shape.slice(axis + 1).reduce((a, b) => a * b, 1));
+    const made = new Float32Array(x.length);
+    for (let i = 0; i < x.length; i++) {
+      let rest = i, from = 0;
+      for (let axis = order.length - 1; axis >= 0; axis--) {
+        from += (rest % shape[order[axis]]) * strides[order[axis]];
+        rest = Math.floor(rest / shape[order[axis]]);
+      }
+      made[i] = x[from];
     }
     return made;
   },
 
-  affine({ weights: [scale, shift] }, x) {
-    const made = new Float32Array(x.length);
-    for (let i = 0; i < x.length; i++) made[i] = x[i] * scale[i % scale.length] + shift[i % scale.length];
-    return made;
-  },
-
-  activation({ name, slope }, x) {  // the array's own `map` is several times as slow
-    const made = new Float32Array(x.length), change = ACTIVATIONS[name];
-    for (let i = 0; i < x.length; i++) made[i] = change(x[i], slope);
-    return made;
-  },
+  resize: ({ taken, given, bilinear }, x) => resize(x, taken, given, bilinear),
 };
+
+/** An image of another size: the nearest pixels, or bilinear with half-pixel centres and no antialiasing. */
+function resize(x, [height, width, channels], [rows, across], bilinear = true) {
+  const made = new Float32Array(rows * across * channels);
+  const places = (from, to) => Array.from({ length: to }, (_, i) => {
+    const at = Math.max(0, ((i + 0.5) * from) / to - 0.5), low = Math.floor(bilinear ? at : at + 0.5);
+    return [low, Math.min(low + 1, from - 1), bilinear ? at - low : 0];
+  });
+  const columns = places(width, across);
+  places(height, rows).forEach(([above, below, down], row) =>
+    columns.forEach(([left, right, aside], column) => {
+      for (let k = 0; k < channels; k++) {
+        const value = (y, at) => x[(y * width + at) * channels + k];
+        const upper = value(above, left) * (1 - aside) + value(above, right) * aside;
+        const lower = value(below, left) * (1 - aside) + value(below, right) * aside;
+        made[(row * across + column) * channels + k] = upper * (1 - down) + lower * down;
+      }
+    }));
+  return made;
+}
 
 // In a worker: it is told the networks once, and then answers each input.
 if (typeof document === "undefined") {

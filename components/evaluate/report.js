@@ -64,26 +64,6 @@ function paint(canvas, values) {
   context.putImageData(image, 0, 0);
 }
 
-/** An image [height, width, channels] of another size: bilinear, half-pixel centres, no antialiasing. */
-function resize(x, [height, width, channels], [rows, across]) {
-  const made = new Float32Array(rows * across * channels);
-  const places = (from, to) => Array.from({ length: to }, (_, i) => {
-    const at = Math.max(0, ((i + 0.5) * from) / to - 0.5), low = Math.floor(at);
-    return [low, Math.min(low + 1, from - 1), at - low];
-  });
-  const columns = places(width, across);
-  places(height, rows).forEach(([above, below, down], row) =>
-    columns.forEach(([left, right, aside], column) => {
-      for (let k = 0; k < channels; k++) {
-        const value = (y, at) => x[(y * width + at) * channels + k];
-        const upper = value(above, left) * (1 - aside) + value(above, right) * aside;
-        const lower = value(below, left) * (1 - aside) + value(below, right) * aside;
-        made[(row * across + column) * channels + k] = upper * (1 - down) + lower * down;
-      }
-    }));
-  return made;
-}
-
 /** A photograph as the encoder wants it: its middle, of the images' shape, resized as the data set's are. */
 async function photograph(file, [height, width, channels]) {
   const bitmap = await createImageBitmap(file);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class Program:
     """A network as the page runs it.
 
     Attributes:
-        steps: what is computed, each step of what the one before it made.
+        steps: what is computed, one array after the other; `from` holds the places of what a step takes.
         weights: of all steps, in this order.
         multiplications: for one image, about.
     """
@@ -40,23 +40,28 @@ class Program:
 
     def as_json(self) -> dict[str, Any]:
         """Returns what the page holds of it: `steps`, and `weights` as base64 of float16 numbers."""
-        flat = np.concatenate([np.zeros(0), *(array.ravel() for array in self.weights)])
+        flat = np.concatenate([array.ravel() for array in self.weights]) if self.weights else np.zeros(0)
         return {"steps": self.steps, "weights": half(flat)}
 
-    def add(self, kind: str, *weights: np.ndarray, **settings: Any) -> None:
-        """Adds a step."""
+    def add(self, kind: str, sources: Sequence[int], *weights: np.ndarray, **settings: Any) -> int:
+        """Adds a step; returns its place."""
         arrays = [np.asarray(array, np.float32) for array in weights]
         if any(not (np.abs(array) < np.finfo(np.float16).max).all() for array in arrays):
             raise UnsupportedError("its weights are too large for half precision")
-        self.steps.append({"kind": kind, "sizes": [array.size for array in arrays], **settings})
+        self.steps.append(
+            {"kind": kind, "from": list(sources), "sizes": [array.size for array in arrays], **settings}
+        )
         self.weights += arrays
+        return len(self.steps) - 1
 
-    def multiply(self, kind: str, matrix: np.ndarray, bias: Any, rows: int, **others: Any) -> None:
-        """Adds a step that multiplies a matrix of so many rows with this one."""
+    def multiply(
+        self, kind: str, source: int, matrix: np.ndarray, bias: Any, rows: int, **others: Any
+    ) -> int:
+        """Adds a step that multiplies a matrix of so many rows with this one; returns its place."""
         self.multiplications += rows * matrix.size
         columns = others["given"][-1] if "given" in others else matrix.shape[1]
         bias = np.zeros(columns) if bias is None else bias
-        self.add(kind, matrix, bias, matrix=list(matrix.shape), **others)
+        return self.add(kind, [source], matrix, bias, matrix=list(matrix.shape), **others)
 
 
 def half(numbers: np.ndarray) -> str:
@@ -67,30 +72,38 @@ def half(numbers: np.ndarray) -> str:
 def export(model: keras.Model) -> Program:
     """Turns a functional model of one input into a list of steps, up to its first output.
 
-    Weights are rounded to float16, eleven significant bits. Layers have to follow one another: those that
-    take several arrays are not known.
+    Weights are rounded to float16, eleven significant bits. Of Keras' layers those are known that make images
+    of latents and the other way around, however they are connected.
 
     Raises:
         UnsupportedError: if it has another layer, or a setting of one that is not known here.
     """
     program = Program()
-    for layer in _chain(model):
-        kind = type(layer).__name__
+    places: dict[int, int] = {}
+    for operation in _needed(model):
+        kind = type(operation).__name__
         if kind not in _KINDS:
             raise UnsupportedError(f"the page knows no layer {kind}")
-        _KINDS[kind](program, layer)
+        sources = [places[id(each)] for each in _tensors(operation)]
+        places[id(operation.output)] = _KINDS[kind](program, operation, sources)
     return program
 
 
-def _chain(model: keras.Model) -> list[Any]:
-    """The layers from the input to the first output; of what takes several arrays, nothing before it."""
-    wanted = keras.tree.flatten(model.outputs)[0]
-    chain: list[Any] = []
-    for layer in reversed(model.operations):
-        if layer.output is wanted and not isinstance(layer, layers.InputLayer):
-            chain.insert(0, layer)
-            wanted = layer.input
-    return chain
+def _tensors(operation: Any) -> list[Any]:
+    """The arrays that an operation takes; an input takes none."""
+    is_input = isinstance(operation, layers.InputLayer)
+    return [] if is_input else keras.tree.flatten(operation.input)
+
+
+def _needed(model: keras.Model) -> list[Any]:
+    """The operations that lead to the first output, in the order in which they are computed."""
+    wanted = {id(keras.tree.flatten(model.outputs)[0])}
+    needed = []
+    for operation in reversed(model.operations):
+        if id(operation.output) in wanted:
+            needed.append(operation)
+            wanted |= {id(each) for each in _tensors(operation)}
+    return needed[::-1]
 
 
 def _check(*conditions: bool, layer: Any) -> None:
@@ -98,36 +111,40 @@ def _check(*conditions: bool, layer: Any) -> None:
         raise UnsupportedError(f"the page does not know all settings of its layer {layer.name}")
 
 
-def _activation(program: Program, layer: Any) -> None:
+def _activate(program: Program, source: int, layer: Any) -> int:
     """Adds a layer's activation function, if it has one."""
     name = getattr(layer.activation, "__name__", "")
-    if name not in ("linear", "leaky_relu", "relu", "sigmoid", "tanh"):
-        raise UnsupportedError(f"the page knows no activation {name}")
+    if name in ("linear", "sigmoid", "tanh", "silu", "swish"):
+        name = {"swish": "silu"}.get(name, name)
+        return source if name == "linear" else program.add("activation", [source], name=name)
     if name in ("relu", "leaky_relu"):
-        _relu(program, 0.2 if name == "leaky_relu" else 0.0)
-    elif name != "linear":
-        program.add("activation", name=name)
+        return _relu(program, source, slope=0.2 if name == "leaky_relu" else 0.0)
+    raise UnsupportedError(f"the page knows no activation {name}")
 
 
-def _relu(program: Program, slope: float) -> None:
-    program.add("activation", name="relu", slope=float(slope))
+def _relu(program: Program, source: int, slope: float, most: float | None = None) -> int:
+    most = float(np.finfo(np.float32).max) if most is None else float(most)
+    return program.add("activation", [source], name="relu", slope=float(slope), most=most)
 
 
-def _dense(program: Program, layer: Any) -> None:
+def _dense(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    matrix = np.asarray(layer.kernel)
     rows = math.prod(layer.input.shape[1:-1])
-    program.multiply("dense", np.asarray(layer.kernel), layer.bias, rows)
-    _activation(program, layer)
+    place = program.multiply("dense", sources[0], matrix, layer.bias, rows)
+    return _activate(program, place, layer)
 
 
-def _convolution(program: Program, layer: Any) -> None:
-    taken, given = _shapes(layer)
-    _check(layer.groups == 1, layer=layer)
+def _convolution(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    taken, given = (list(each.shape[1:]) for each in (layer.input, layer.output))
+    plain = layer.groups == 1 and max(layer.dilation_rate) == 1
+    _check(layer.data_format == "channels_last", plain, layer=layer)
     totals = [
         max((made - 1) * stride + size - had, 0) if layer.padding == "same" else 0
         for had, made, stride, size in zip(taken, given, layer.strides, layer.kernel_size, strict=False)
     ]
-    program.multiply(
+    place = program.multiply(
         "convolution",
+        sources[0],
         np.asarray(layer.kernel).reshape(-1, given[-1]),
         layer.bias,
         given[0] * given[1],
@@ -137,14 +154,16 @@ def _convolution(program: Program, layer: Any) -> None:
         stride=layer.strides,
         pad=[total // 2 for total in totals],
     )
-    _activation(program, layer)
+    return _activate(program, place, layer)
 
 
-def _transposed(program: Program, layer: Any) -> None:
-    taken, given = _shapes(layer)
-    _check(layer.padding == "same", layer.output_padding is None, layer=layer)
-    program.multiply(
+def _transposed(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    taken, given = (list(each.shape[1:]) for each in (layer.input, layer.output))
+    plain = layer.output_padding is None and max(layer.dilation_rate) == 1
+    _check(layer.data_format == "channels_last", layer.padding == "same", plain, layer=layer)
+    place = program.multiply(
         "transposed",
+        sources[0],
         np.asarray(layer.kernel).transpose(3, 0, 1, 2).reshape(taken[-1], -1),
         layer.bias,
         taken[0] * taken[1],
@@ -152,54 +171,121 @@ def _transposed(program: Program, layer: Any) -> None:
         given=given,
         kernel=layer.kernel_size,
         stride=layer.strides,
-        pad=[
-            max(size - stride, 0) // 2 for size, stride in zip(layer.kernel_size, layer.strides, strict=True)
-        ],
+        pad=[max(s - t, 0) // 2 for s, t in zip(layer.kernel_size, layer.strides, strict=True)],
     )
-    _activation(program, layer)
+    return _activate(program, place, layer)
 
 
-def _shapes(layer: Any) -> tuple[list[int], list[int]]:
-    """The shapes of what a convolution takes and gives, [height, width, channels] both."""
-    _check(layer.data_format == "channels_last", max(layer.dilation_rate) == 1, layer=layer)
-    return list(layer.input.shape[1:]), list(layer.output.shape[1:])
-
-
-def _normalization(program: Program, layer: Any) -> None:
+def _normalization(program: Program, layer: Any, sources: Sequence[int]) -> int:
     rank, channels = len(layer.input.shape), layer.input.shape[-1]
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     _check(axes in ([-1], [rank - 1]), layer=layer)
-    is_rms = isinstance(layer, layers.RMSNormalization)
-    scale, shift = (layer.scale, None) if is_rms else (layer.gamma, layer.beta)
+    kind = type(layer)
+    scale, shift = (getattr(layer, name, None) for name in ("gamma", "beta"))
+    if kind is layers.RMSNormalization:
+        scale = layer.scale
     scale = np.ones(channels) if scale is None else np.asarray(scale)
     shift = np.zeros(channels) if shift is None else np.asarray(shift)
-    if isinstance(layer, layers.BatchNormalization):  # of the moments that training left
-        scale = scale / np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
-        program.add("affine", scale, shift - np.asarray(layer.moving_mean) * scale)
-    else:
-        program.add("normalization", scale, shift, centre=not is_rms, epsilon=layer.epsilon)
+    if kind is layers.BatchNormalization:  # of the moments that training left
+        mean, variance = (np.asarray(each) for each in (layer.moving_mean, layer.moving_variance))
+        scale = scale / np.sqrt(variance + layer.epsilon)
+        return program.add("affine", sources, scale, shift - mean * scale)
+    return program.add(
+        "normalization",
+        sources,
+        scale,
+        shift,
+        channels=channels,
+        groups=layer.groups if kind is layers.GroupNormalization else 1,
+        whole=kind is layers.GroupNormalization,
+        centre=kind is not layers.RMSNormalization,
+        epsilon=layer.epsilon,
+    )
 
 
-def _rectifier(program: Program, layer: Any) -> None:
-    _check(getattr(layer, "max_value", None) is None, not getattr(layer, "threshold", 0), layer=layer)
-    _relu(program, layer.negative_slope)
+def _activation(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    if isinstance(layer, layers.LeakyReLU):
+        return _relu(program, sources[0], layer.negative_slope)
+    if isinstance(layer, layers.ReLU):
+        _check(not layer.threshold, layer=layer)
+        return _relu(program, sources[0], layer.negative_slope, layer.max_value)
+    return _activate(program, sources[0], layer)
 
 
-def _same(program: Program, layer: Any) -> None:
-    """Adds nothing: the numbers, and their order in memory, stay."""
+def _affine(program: Program, source: int, operation: Any, scale: Any, shift: Any) -> int:
+    width = operation.output.shape[-1]
+    return program.add("affine", [source], *(np.broadcast_to(each, width) for each in (scale, shift)))
 
 
-_KINDS: dict[str, Callable[[Program, Any], None]] = {
+def _rescaling(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    return _affine(program, sources[0], layer, layer.scale, layer.offset)
+
+
+def _merge(kind: str) -> Callable[[Program, Any, Sequence[int]], int]:
+    def add(program: Program, operation: Any, sources: Sequence[int]) -> int:
+        if len(sources) == 1:  # with a number
+            numbers = [each for each in operation._inbound_nodes[0].arguments.args if np.isscalar(each)]
+            _check(len(numbers) == 1, layer=operation)
+            scale, shift = (1.0, numbers[0]) if kind == "add" else (numbers[0], 0.0)
+            return _affine(program, sources[0], operation, scale, shift)
+        _check(all(each.shape == operation.output.shape for each in operation.input), layer=operation)
+        return program.add(kind, sources)
+
+    return add
+
+
+def _concatenate(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    _check(layer.axis in (-1, len(layer.output.shape) - 1), layer=layer)
+    return program.add("concatenate", sources, widths=[each.shape[-1] for each in layer.input])
+
+
+def _permute(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    order = [axis - 1 for axis in layer.dims]
+    return program.add("permute", sources, shape=list(layer.input.shape[1:]), order=order)
+
+
+def _depth_to_space(program: Program, operation: Any, sources: Sequence[int]) -> int:
+    height, width, channels = operation.output.shape[1:]
+    size = operation.block_size
+    _check(operation.data_format != "channels_first", layer=operation)
+    shape = [height // size, width // size, size, size, channels]
+    return program.add("permute", sources, shape=shape, order=[0, 2, 1, 3, 4])
+
+
+def _upsampling(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    known = layer.interpolation in ("nearest", "bilinear") and layer.data_format == "channels_last"
+    _check(known, layer=layer)
+    taken, given = (list(each.shape[1:]) for each in (layer.input, layer.output))
+    return program.add(
+        "resize", sources, taken=taken, given=given, bilinear=layer.interpolation == "bilinear"
+    )
+
+
+def _clip(program: Program, operation: Any, sources: Sequence[int]) -> int:
+    least, most = (float(each) for each in (operation.x_min, operation.x_max))
+    return program.add("activation", sources, name="clip", least=least, most=most)
+
+
+def _same(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    return sources[0]  # the numbers, and their order in memory, stay
+
+
+_KINDS: dict[str, Callable[[Program, Any, Sequence[int]], int]] = {
+    "InputLayer": lambda program, layer, sources: program.add("input", []),
     "Dense": _dense,
     "Conv2D": _convolution,
     "Conv2DTranspose": _transposed,
-    "BatchNormalization": _normalization,
-    "LayerNormalization": _normalization,
-    "RMSNormalization": _normalization,
-    "Activation": _activation,
-    "LeakyReLU": _rectifier,
-    "ReLU": _rectifier,
-    "Dropout": _same,
-    "Flatten": _same,
-    "Reshape": _same,
+    **dict.fromkeys(
+        ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"), _normalization
+    ),
+    **dict.fromkeys(("Activation", "LeakyReLU", "ReLU"), _activation),
+    "Rescaling": _rescaling,
+    "Add": _merge("add"),
+    "Multiply": _merge("multiply"),
+    "Concatenate": _concatenate,
+    "Permute": _permute,
+    "DepthToSpace": _depth_to_space,
+    "UpSampling2D": _upsampling,
+    "Clip": _clip,
+    **dict.fromkeys(("Dropout", "Flatten", "Reshape"), _same),
 }
