@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import latentfaces
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.program import import_tensorflow, start_logging
 
 COUNT = 2048  # images or latents that a network is timed with
@@ -80,7 +81,7 @@ def main() -> None:
         from latentfaces.components.evaluate.inputs import Autoencoder, Inputs
         from latentfaces.components.evaluate.metrics import METRICS
 
-        inputs = Inputs(dataset, models, 0)
+        inputs = Inputs(dataset, models, EvaluateOptions())
         for model in inputs.models:
             time_network(f"{model.title} {model.generator_name}", model.generator)
             if isinstance(model, Autoencoder):

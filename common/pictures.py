@@ -20,6 +20,11 @@ _SMALL, _LARGE = 64, 256  # pixels; images between these are shown as they are, 
 _font = functools.cache(ImageFont.load_default)
 
 
+def picture(image: np.ndarray) -> Image.Image:
+    """Returns an image, uint8 [H, W, 1 or 3], as Pillow has it."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
 def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> Image.Image:
     """Sets images out in rows and columns.
 
@@ -34,7 +39,7 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
     Returns:
         mode "RGBA"; the gaps are transparent, so that the picture suits a dark and a light page.
     """
-    rows, columns, height, width, channels = images.shape
+    rows, columns, height, width, _ = images.shape
     pixels = to_uint8(images)
     size = max(height, width)
     factor = -(-_CELL // size) if size <= _SMALL and not tight else min(1, _LARGE / size)
@@ -45,9 +50,8 @@ def grid(images: np.ndarray, *, tight: bool = False, rows_in_group: int = 1) -> 
     sheet = Image.new("RGBA", (columns * (cell_width + gap) - gap, tops[-1] + cell_height))
     for row, top in enumerate(tops):
         for column in range(columns):
-            image = Image.fromarray(pixels[row, column, ..., 0] if channels == 1 else pixels[row, column])
-            image = image.resize((cell_width, cell_height), Image.Resampling.LANCZOS)
-            sheet.paste(image, (column * (cell_width + gap), top))
+            cell = picture(pixels[row, column]).resize((cell_width, cell_height), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (column * (cell_width + gap), top))
     return sheet
 
 
@@ -67,10 +71,10 @@ def written(
     Returns:
         mode "RGB".
     """
-    picture = Image.new("RGB", (width, height), paper)
+    line = Image.new("RGB", (width, height), paper)
     x = {"l": _WRITING // 2, "m": width // 2, "r": width - _WRITING // 2}[align]
-    ImageDraw.Draw(picture).text((x, height // 2), text, ink, _font(_WRITING), f"{align}m")
-    return picture
+    ImageDraw.Draw(line).text((x, height // 2), text, ink, _font(_WRITING), f"{align}m")
+    return line
 
 
 def labelled(sheet: Image.Image, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
@@ -111,6 +115,12 @@ def in_rows(images: np.ndarray, columns: int) -> np.ndarray:
     return images[: rows * columns].reshape(rows, columns, *images.shape[1:])
 
 
+def pairs(above: np.ndarray, below: np.ndarray, columns: int) -> Image.Image:
+    """Sets images [N, H, W, C] out in rows, each row above that of their counterparts, as `grid` does."""
+    rows = [in_rows(to_uint8(images), columns) for images in (above, below)]
+    return grid(np.stack(rows, axis=1).reshape(-1, *rows[0].shape[1:]), rows_in_group=2)
+
+
 def png(image: Image.Image) -> bytes:
     """Returns the picture as the bytes of a PNG file; the same pixels give the same bytes."""
     buffer = io.BytesIO()
@@ -118,10 +128,17 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def on_paper(picture: Image.Image) -> Image.Image:
+def webp(image: Image.Image, quality: int) -> bytes:
+    """Returns the picture as the bytes of a WebP file, smaller than PNG for some loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=2)
+    return buffer.getvalue()
+
+
+def on_paper(image: Image.Image) -> Image.Image:
     """Returns a picture as "RGB", what is transparent in it in the colour of `PAPER`."""
-    paper = Image.new("RGB", picture.size, PAPER)
-    paper.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
+    paper = Image.new("RGB", image.size, PAPER)
+    paper.paste(image, mask=image.convert("RGBA").getchannel("A"))
     return paper
 
 

@@ -1,42 +1,18 @@
 import io
 
 import numpy as np
-import pytest
 from conftest import invoke
 from PIL import Image, ImageSequence
 
 import latentfaces
 from latentfaces.common import storage
 from latentfaces.common.pictures import grid
-from latentfaces.components.evaluate import latents
-from latentfaces.components.generate.animate import walk
 
 
 def frames(file):
     with Image.open(file) as image:
         assert image.info["loop"] == 0
         return [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(image)]
-
-
-def test_a_walk_closes_without_a_jump_and_comes_by_its_stations():
-    stations = latents.sample(5, 64, 0)
-    points = walk(stations, 100)
-    assert points.shape == (100, 64)
-    np.testing.assert_allclose(points[::20], stations, atol=1e-5)
-    steps = np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1)
-    assert steps.max() < 1.5 * steps.min()
-
-
-@pytest.mark.parametrize("count", [2, 3, 7, 100])
-def test_a_walk_has_as_many_points_as_are_asked_for(count):
-    assert len(walk(latents.sample(6, 4, 0), count)) == count
-
-
-def test_two_stations_are_there_and_back():
-    a, b = latents.sample(2, 64, 0)
-    points = walk(np.stack([a, b]), 10)
-    np.testing.assert_allclose(points[[0, 5]], [a, b], atol=1e-5)
-    np.testing.assert_allclose(points[1:5], points[:5:-1], atol=1e-5)
 
 
 def test_the_animation_shows_the_images_of_the_walk(trained_root, run_folder, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.components.evaluate.concepts import (
     ESTIMATORS,
     STEPS,
@@ -92,7 +93,7 @@ class Transparent:
     def __init__(self, names, leaks, count=400, is_readable=True):
         rng = np.random.default_rng(0)
         self.inputs = self.real = self
-        self.leaks, self.concepts, self.title = leaks, "least_squares", "VAE"
+        self.leaks, self.options, self.title = leaks, EvaluateOptions(), "VAE"
         self.attribute_names, self.moved = names, []
         self.train_attributes = rng.integers(0, 2, (1000, len(names)))
         self.held_out_attributes = rng.integers(0, 2, (count, len(names)))

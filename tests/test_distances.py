@@ -13,8 +13,9 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from test_evaluate import SHAPE, random_encoder, random_generator, save_model
 
 from latentfaces.common import images as arrays
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.images import diversity
-from latentfaces.components.evaluate import inputs
+from latentfaces.components.evaluate import distances, inputs
 from latentfaces.components.evaluate.classifier import FEATURES
 from latentfaces.components.evaluate.distances import (
     Moments,
@@ -127,7 +128,8 @@ def test_fewer_rows_than_features_give_a_distance_all_the_same(count):
     assert np.isfinite([found.distance, found.other, found.standard_error]).all()
 
 
-def test_the_standard_error_is_of_the_order_of_what_chance_does():
+def test_the_standard_error_is_of_the_order_of_what_chance_does(monkeypatch):
+    monkeypatch.setattr(distances, "RESAMPLES", 60)
     differences, told = [], []
     for seed in range(0, 90, 3):
         real, one, other = gaussian(400, seed), gaussian(300, seed + 1, 0.2), gaussian(300, seed + 2, 0.25)
@@ -202,7 +204,8 @@ DAMAGES = {
 }
 
 
-def test_damaged_images_are_farther_from_real_ones():
+def test_damaged_images_are_farther_from_real_ones(monkeypatch):
+    monkeypatch.setattr(distances, "RESAMPLES", 60)
     rng = np.random.default_rng(0)
     network, others = feature_network((24, 24, 3)), faces(300, 2)
     real, whole = network(faces(300, 1)), network(others)
@@ -254,18 +257,22 @@ def evaluated(tmp_path, count):
     return str(tmp_path / "data"), {name: str(tmp_path / name) for name in ("vae", "gan")}
 
 
+def options(samples):
+    return EvaluateOptions(features="random", samples=samples)
+
+
 def measured(found):
     return {key: value for key, value in found.items() if isinstance(value, dict)}
 
 
 def test_what_is_streamed_gives_the_same_numbers_as_what_is_held(tmp_path, monkeypatch):
     arguments = evaluated(tmp_path, 150)
-    whole = metric.distances(Inputs(*arguments, seed=0, samples=140)).numbers
+    whole = metric.distances(Inputs(*arguments, options(140))).numbers
     assert (whole["count"], whole["pairs_count"]) == (140, 140)
     for limit in ("TRAIN_LIMIT", "HELD_OUT_LIMIT", "SAMPLES"):
         monkeypatch.setattr(inputs, limit, 25)
     monkeypatch.setattr(inputs, "STREAMED", 7 * 4 * 16 * 16 * 3)
-    some = Inputs(*arguments, seed=0, samples=140)
+    some = Inputs(*arguments, options(140))
     streamed = metric.distances(some).numbers
     assert some.streamed == 7 and len(some.real.train) == len(some.models[1].samples) == 25
     names = {"train", "vae_samples", "vae_reconstructions", "gan_samples"}
@@ -280,9 +287,9 @@ def test_of_many_images_the_first_are_compared_one_by_one_and_all_by_their_momen
     arguments = evaluated(tmp_path, 90)
     monkeypatch.setattr(inputs, "STREAMED", 7 * 4 * 16 * 16 * 3)
     monkeypatch.setattr(inputs, "SAMPLES", 25)
-    few, all_of_them = (metric.distances(Inputs(*arguments, 0, samples=count)) for count in (60, 90))
+    few, all_of_them = (metric.distances(Inputs(*arguments, options(count))) for count in (60, 90))
     monkeypatch.setattr(metric, "PAIRS", 60)
-    found = metric.distances(Inputs(*arguments, 0, samples=1000))
+    found = metric.distances(Inputs(*arguments, options(1000)))
     assert (found.numbers["count"], found.numbers["pairs_count"]) == (90, 60)
     for name, numbers in measured(found.numbers).items():
         of_all = all_of_them.numbers[name]["frechet_distance"]
@@ -292,7 +299,8 @@ def test_of_many_images_the_first_are_compared_one_by_one_and_all_by_their_momen
     assert "of the first" not in few.tables[0].caption
 
 
-def test_20000_samples_take_no_more_memory_than_1000(tmp_path):
+def test_20000_samples_take_no_more_memory_than_1000(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "TRAIN_LIMIT", 1_000)
     shape = (8, 8, 3)
     rng = np.random.default_rng(0)
     splits = {split: rng.integers(0, 256, (20_000, *shape), np.uint8) for split in ("train", "test")}
@@ -300,7 +308,7 @@ def test_20000_samples_take_no_more_memory_than_1000(tmp_path):
     save_model(tmp_path / "gan", "gan", shape, 5, generator=random_generator(shape, 5))
     peaks = []
     for samples in (20, 1_000, 20_000):  # the first, to begin with
-        evaluated = Inputs(str(tmp_path / "data"), {"gan": str(tmp_path / "gan")}, 0, samples=samples)
+        evaluated = Inputs(str(tmp_path / "data"), {"gan": str(tmp_path / "gan")}, options(samples))
         assert evaluated.real and len(evaluated.train_features) == inputs.TRAIN_LIMIT
         tracemalloc.start()
         assert metric.distances(evaluated).numbers["count"] == samples

@@ -6,6 +6,7 @@ import pytest
 from conftest import make_dataset
 from scipy.stats import multivariate_normal
 
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.images import to_float
 from latentfaces.components.evaluate.inputs import Inputs
@@ -63,7 +64,7 @@ def data(tmp_path_factory):
 
 def load(data, tmp_path, **options):
     save_vae(tmp_path / "vae", **options)
-    return Inputs(str(data), {"vae": str(tmp_path / "vae")}, 0).models[0]
+    return Inputs(str(data), {"vae": str(tmp_path / "vae")}, EvaluateOptions()).models[0]
 
 
 def evidence(model):
@@ -73,10 +74,15 @@ def evidence(model):
     return multivariate_normal(OFFSET, covariance).logpdf(rows) - VALUES * np.log(255)
 
 
+def weights_of(model, draws):
+    images = model.inputs.real.held_out
+    return log_weights(model, images, model.log_variances(images), draws)
+
+
 def test_with_the_exact_posterior_the_elbo_is_the_log_likelihood(data, tmp_path):
     model = load(data, tmp_path)
     truth = evidence(model)
-    weights = log_weights(model, model.inputs.real.held_out, 8)
+    weights = weights_of(model, 8)
     np.testing.assert_allclose(weights, np.broadcast_to(truth[:, None], (20, 8)), atol=1e-4)
     found = elbo(model).numbers["elbo"]
     assert (found["likelihood"], found["images"], found["draws"]) == ("gaussian", 20, 64)
@@ -96,7 +102,7 @@ def test_with_the_exact_posterior_the_elbo_is_the_log_likelihood(data, tmp_path)
 
 def test_the_importance_weighted_bound_grows_from_the_elbo_towards_the_truth(data, tmp_path):
     model = load(data, tmp_path, shift=0.3, widening=0.5)
-    weights = log_weights(model, model.inputs.real.held_out, 4096)
+    weights = weights_of(model, 4096)
     truth = evidence(model).mean()
     gap = np.sum(np.exp(0.5) + 0.3**2 / VARIANCES - 1 - 0.5) / 2  # of the posterior given from the exact one
     bounds = [importance_weighted(weights.reshape(-1, count)).mean() for count in (1, 4, 64, 4096)]
@@ -146,6 +152,6 @@ def test_a_standard_deviation_that_is_none_is_told(data, tmp_path, std):
 
 def test_more_images_than_fit_at_once_change_nothing(data, tmp_path, monkeypatch):
     model = load(data, tmp_path)
-    whole = log_weights(model, model.inputs.real.held_out, 3)
+    whole = weights_of(model, 3)
     monkeypatch.setattr("latentfaces.components.evaluate.metrics.elbo.AT_ONCE", 7 * VALUES)
-    np.testing.assert_allclose(log_weights(model, model.inputs.real.held_out, 3), whole, atol=1e-4)
+    np.testing.assert_allclose(weights_of(model, 3), whole, atol=1e-4)

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
@@ -20,13 +21,14 @@ from conftest import make_dataset
 from PIL import Image
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.dataset import ShardWriter, encode_example, make_splits, read_dataset, write_dataset
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.lease import hold
 from latentfaces.common.models import MODELS
 from latentfaces.common.pictures import grid
+from latentfaces.components.evaluate import classifier, inputs
 from latentfaces.components.evaluate import folder as evaluations
-from latentfaces.components.evaluate import inputs
 from latentfaces.components.evaluate.concepts import ESTIMATORS, concepts
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.figures.manifold import manifold
@@ -90,6 +92,21 @@ def random_generator(shape, latent_dim):
     start = keras.initializers.GlorotNormal(seed=1)
     pixels = keras.layers.Dense(int(np.prod(shape)), activation="sigmoid", kernel_initializer=start)(latents)
     return keras.Model(latents, keras.layers.Reshape(shape)(pixels))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered():
+    """In this process networks are trained once on the same images, and briefly on few, to save minutes."""
+    train, known = classifier.train_classifier, {}
+
+    def remember(images, attributes, seed):
+        key = (images.tobytes(), attributes.tobytes(), seed)
+        if key not in known:
+            known[key] = train(images, attributes, seed, **({} if len(images) > 50 else {"steps": 20}))
+        return known[key]
+
+    with mock.patch.object(classifier, "train_classifier", remember):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +199,7 @@ def test_principal_components_are_the_line_to_beat(faces, result, tmp_path):
 
 def test_a_model_that_copies_is_found_out(faces, tmp_path):
     class Copies:
-        inputs = Inputs(str(faces / "data"), {}, 0)
+        inputs = Inputs(str(faces / "data"), {}, EvaluateOptions())
         title = "VAE"
 
     inputs = Copies.inputs
@@ -221,7 +238,7 @@ def test_concepts_are_left_for_others_in_a_file_of_numpys(faces, result):
 
 @pytest.mark.parametrize("estimator", ["means", "logistic"])
 def test_concept_vectors_are_found_as_is_asked_for(faces, estimator):
-    inputs = Inputs(str(faces / "data"), {"vae": str(faces / "vae")}, 0, concepts=estimator)
+    inputs = Inputs(str(faces / "data"), {"vae": str(faces / "vae")}, EvaluateOptions(concepts=estimator))
     images, attributes = draw(SIZES["train"], seed=0)
     expected = ESTIMATORS[estimator](images.reshape(len(images), -1) / 255, attributes[:, :2])
     for concept, vector in zip(concepts(inputs.models[0]), expected, strict=True):
@@ -368,7 +385,7 @@ def test_what_is_registered_appears_in_page_and_metrics(faces, tmp_path, monkeyp
     monkeypatch.setattr(
         "latentfaces.components.evaluate.classifier.train_classifier", lambda *_: pytest.fail("not asked for")
     )
-    monkeypatch.setattr("latentfaces.components.evaluate.interactive.concepts", lambda _: [])
+    monkeypatch.setattr("latentfaces.components.evaluate.interactive.working", lambda _: [])
     metrics = run(faces, tmp_path)
     names = ["seed", "dataset", "held_out", "gan", "vae", "comparison", "notes", "judgement", "files"]
     assert list(metrics) == names and metrics["judgement"] == ""
@@ -609,7 +626,7 @@ def test_an_earlier_evaluation_stays_when_there_is_no_room(tmp_path, monkeypatch
 
 
 def test_large_images_are_fewer_in_a_bounded_amount_of_memory(faces, monkeypatch):
-    arguments = str(faces / "data"), {name: str(faces / name) for name in ("vae", "gan")}, 0
+    arguments = str(faces / "data"), {name: str(faces / name) for name in ("vae", "gan")}, EvaluateOptions()
     whole = Inputs(*arguments)
     assert whole.share == 1 and whole.notes == []
     monkeypatch.setattr(inputs, "AT_ONCE", 3_000_000)
@@ -675,7 +692,7 @@ def test_names_need_not_be_utf_8(faces, tmp_path):
 
 def test_a_data_set_that_is_replaced_meanwhile_is_not_mixed_with_the_new_one(faces, tmp_path):
     make_dataset(tmp_path / "data", train=draw(10, seed=0)[0], test=draw(10, seed=1)[0])
-    loaded = Inputs(str(tmp_path / "data"), {"gan": str(faces / "gan")}, 0)
+    loaded = Inputs(str(tmp_path / "data"), {"gan": str(faces / "gan")}, EvaluateOptions())
     make_dataset(tmp_path / "data", ("A", "B", "C"), train=draw(10, seed=2), test=draw(10, seed=3))
     with pytest.raises(UserError, match="was replaced while it was read"):
         _ = loaded.real

@@ -8,10 +8,9 @@ from PIL import Image
 
 from latentfaces.common.images import to_uint8
 from latentfaces.common.pictures import png
-from latentfaces.components.evaluate import plane
-from latentfaces.components.evaluate.concepts import Concept
-from latentfaces.components.evaluate.figures import encoded, manifold
-from latentfaces.components.evaluate.figures import plane as plane_figure
+from latentfaces.components.evaluate import concepts
+from latentfaces.components.evaluate.concepts import MeasuredConcept
+from latentfaces.components.evaluate.figures import encoded, manifold, plane
 from latentfaces.components.evaluate.figures.extremes import extremes
 from latentfaces.components.evaluate.figures.interpolations import interpolations
 from latentfaces.components.evaluate.figures.training import training
@@ -114,7 +113,7 @@ def test_the_books_manifold_is_even_from_minus_one_to_one_with_its_axes():
 
 def concept(name, vector, works=True):
     none = np.zeros(0)
-    return Concept(name, np.array(vector, np.float32), 2.0, 8, 1.0, 0.0, 1.0, none, none, works)
+    return MeasuredConcept(name, np.array(vector, np.float32), 2.0, works, 8, 1.0, 0.0, 1.0, none, none)
 
 
 FOUND = [
@@ -126,9 +125,9 @@ FOUND = [
 
 
 def test_the_plane_grows_to_the_right_with_one_concept_and_upwards_with_the_other(monkeypatch):
-    monkeypatch.setattr(plane, "concepts", lambda model: FOUND)
+    monkeypatch.setattr(concepts, "concepts", lambda model: FOUND)
     model = Model(np.array([[0.5, 0.5, 0.5, 0], [0, 0, 0, 0]]))
-    picture = plane_figure.plane(model)
+    picture = plane.plane(model)
     assert picture.title.endswith("Smiling and Male")
     sheet = np.asarray(picture.image)
     top, left = (nonzero.min() for nonzero in np.nonzero((sheet == (25, 255, 128)).all(axis=-1)))
@@ -139,8 +138,8 @@ def test_the_plane_grows_to_the_right_with_one_concept_and_upwards_with_the_othe
 
 
 def test_without_two_concepts_that_work_there_is_no_plane(monkeypatch):
-    monkeypatch.setattr(plane, "concepts", lambda model: FOUND[2:])
-    assert plane_figure.plane(Model(np.zeros((2, 4)))) is None
+    monkeypatch.setattr(concepts, "concepts", lambda model: FOUND[2:])
+    assert plane.plane(Model(np.zeros((2, 4)))) is None
 
 
 class Encoded(Model):
@@ -164,7 +163,7 @@ def drawn(monkeypatch):
 
 
 def test_two_latents_are_drawn_as_they_are_in_the_colours_of_classes(monkeypatch, drawn):
-    monkeypatch.setattr(plane, "concepts", lambda model: [])
+    monkeypatch.setattr(concepts, "concepts", lambda model: [])
     means = np.random.default_rng(0).random((6, 2))
     classes = np.array([2, 0, 1, 1, 3, 0])  # of three that can be learned
     picture = encoded.encoded(Encoded(means, ["cat", "dog", "eel"], np.eye(4, 3, dtype=int)[classes]))
@@ -175,7 +174,7 @@ def test_two_latents_are_drawn_as_they_are_in_the_colours_of_classes(monkeypatch
 
 
 def test_more_latents_are_drawn_by_their_concepts(monkeypatch, drawn):
-    monkeypatch.setattr(plane, "concepts", lambda model: FOUND)
+    monkeypatch.setattr(concepts, "concepts", lambda model: FOUND)
     rng = np.random.default_rng(0)
     wanted = rng.normal(size=(50, 2))
     wanted -= wanted.mean(axis=0)
@@ -190,7 +189,7 @@ def test_more_latents_are_drawn_by_their_concepts(monkeypatch, drawn):
 
 
 def test_without_concepts_latents_are_drawn_by_their_principal_components(monkeypatch, drawn):
-    monkeypatch.setattr(plane, "concepts", lambda model: [])
+    monkeypatch.setattr(concepts, "concepts", lambda model: [])
     rng = np.random.default_rng(0)
     turned = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     means = rng.normal(size=(200, 4)) * [5, 3, 0.1, 0.1] @ turned
@@ -202,7 +201,7 @@ def test_without_concepts_latents_are_drawn_by_their_principal_components(monkey
 
 
 def test_too_many_classes_are_drawn_as_others(monkeypatch, drawn):
-    monkeypatch.setattr(plane, "concepts", lambda model: [])
+    monkeypatch.setattr(concepts, "concepts", lambda model: [])
     names = [f"{label:02}" for label in range(20)]
     encoded.encoded(Encoded(np.random.default_rng(0).random((20, 2)), names, np.eye(20, dtype=int)))
     ((_, kinds, legend, _),) = drawn
@@ -221,7 +220,7 @@ def test_the_training_is_shown_by_its_pictures_and_the_last_stays(tmp_path):
     (tmp_path / "samples" / "epoch-0003.png").write_bytes(b"damaged")
     picture = training(model)
     assert [frame.getpixel((50, 50))[0] for frame in picture.frames] == [50, 120, *[200] * 10]
-    assert {frame.size for frame in picture.frames} == {(100, 64)} and picture.image is picture.frames[-1]
+    assert {frame.size for frame in picture.frames} == {(100, 72)} and picture.image is picture.frames[-1]
     assert "3 of the epochs from 1 to 30" in picture.caption and "1 more could not be read" in picture.caption
     opened = Image.open(io.BytesIO(picture.files[".webp"]))
     durations = []

@@ -14,7 +14,7 @@ from test_evaluate import SHAPE, draw, random_generator, save_model
 from latentfaces.common import storage
 from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import UserError
-from latentfaces.components.evaluate import inception
+from latentfaces.components.evaluate import inception, inputs
 from latentfaces.components.evaluate.evaluate import evaluate
 from latentfaces.components.evaluate.inception import Inception, load_inception, resize
 
@@ -215,7 +215,8 @@ def test_the_options_go_together():
     EvaluateOptions(features="inception", inception="file")
 
 
-def test_only_with_that_network_the_number_is_called_fid(network, tmp_path):
+def test_only_with_that_network_the_number_is_called_fid(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "SAMPLES", 30)
     splits = {split: draw(30, seed)[0] for seed, split in enumerate(("train", "test"))}
     make_dataset(tmp_path / "data", **splits)
     save_model(tmp_path / "gan", "gan", SHAPE, 5, generator=random_generator(SHAPE, 5))

@@ -50,11 +50,19 @@ def test_manifold_is_the_plane_of_the_books_listing_12_29():
 
 def test_a_round_trip_passes_its_stations_and_closes_evenly():
     stations = sample(3 * 2, 8, seed=0).reshape(3, 2, 8)
-    stations /= np.linalg.norm(stations, axis=-1, keepdims=True)
-    trip = round_trip(stations, 5)
+    trip = round_trip(stations, 15)
     assert trip.shape == (15, 2, 8) and trip.dtype == np.float32
-    np.testing.assert_allclose(trip[::5], stations, atol=1e-6)
-    closed = np.concatenate([trip, trip[:1]])
-    for start in (0, 5, 10):
-        ways = slerp(closed[start], closed[start + 5], 6)
-        np.testing.assert_allclose(closed[start : start + 6], ways.swapaxes(0, 1), atol=1e-6)
+    closed = np.concatenate([trip, stations[:1]])
+    for start, station, end in zip((0, 5, 10), stations, [*stations[1:], stations[0]], strict=True):
+        ways = slerp(station, end, 6)
+        np.testing.assert_allclose(closed[start : start + 6], ways.swapaxes(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 100])
+def test_a_round_trip_has_as_many_points_as_are_asked_for(count):
+    assert round_trip(sample(6, 4, 0)[:, None], count).shape == (count, 1, 4)
+
+
+def test_two_stations_are_there_and_back():
+    trip = round_trip(sample(2, 64, 0)[:, None], 10)
+    np.testing.assert_allclose(trip[1:5], trip[:5:-1], atol=1e-5)

@@ -1,17 +1,14 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from latentfaces.components.evaluate import mixture
+from latentfaces.components.evaluate import feature_sets
 from latentfaces.components.evaluate.figures.mixture_samples import mixture_samples
-from latentfaces.components.evaluate.mixture import mixture_feature_sets, mixture_latents
+from latentfaces.components.evaluate.mixture import mixture_latents
 
 
 class Seeded:
-    seed = 0
-    dataset = SimpleNamespace(image_shape=(8, 8, 1))
+    seed, streamed = 0, 30
 
     @staticmethod
     def fitting(count):
@@ -86,15 +83,12 @@ def test_little_data_has_fewer_components_or_none():
     assert mixture_latents(VAE(few[:4]), 9) is None and mixture_samples(VAE(few[:4])) is None
 
 
-def test_features_are_those_of_the_samples_batch_by_batch(monkeypatch):
+def test_features_are_those_of_the_samples_batch_by_batch():
     vae = VAE(two_clusters(400, 2))
-    monkeypatch.setattr(mixture, "AT_ONCE", 64 * 30)
-    found = mixture_feature_sets(vae, 100)
-    title, batches = found["vae_mixture_samples"]
-    batches = list(batches)
-    assert [len(each) for each in batches] == [30, 30, 30, 10] and "Gaussian mixture" in title
-    np.testing.assert_array_equal(np.concatenate(batches), mixture_latents(vae, 100)[:, :1] > 0)
-    assert mixture_feature_sets(VAE(two_clusters(4, 4)), 9) == {}
+    points = mixture_latents(vae, 100)
+    batches = list(feature_sets._mixture_samples(vae, points))
+    assert [len(each) for each in batches] == [30, 30, 30, 10]
+    np.testing.assert_array_equal(np.concatenate(batches), points[:, :1] > 0)
 
 
 def test_the_picture_shows_the_first_of_them():

@@ -23,9 +23,9 @@ def train_classifier(
 ) -> tuple[Network, Network]:
     """Trains a convolutional network with one sigmoid for each attribute.
 
-    Convolutions with stride 2 down to a map of 4 to 7 pixels, each normalized over one image's channels
-    (`keras.layers.GroupNormalization`), and Adam with a learning rate that falls to 0. Images are mirrored
-    at random: no attribute of a face depends on its side. On a CPU the same seed gives the same network.
+    On the features of `extract`, normalized, by Adam with a learning rate that falls to 0. Images are
+    mirrored at random: no attribute of a face depends on its side. On a CPU the same seed gives the same
+    network.
 
     Args:
         images: real ones, uint8 [N, H, W, C].
@@ -38,7 +38,10 @@ def train_classifier(
         [N, A], and the one that gives the features of its last layer but one, float32 [N, `FEATURES`].
     """
     rng = np.random.default_rng(seed)
-    model = _build(images.shape[1:], attributes.shape[1], rng)
+    taken = keras.Input(images.shape[1:])
+    features = extract(shrink(taken), rng, normalized=True)
+    read = layers.Dense(attributes.shape[1], activation="sigmoid", kernel_initializer=_start(rng))(features)
+    model = keras.Model(taken, read)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps))
     optimizer.build(model.trainable_variables)
 
@@ -56,7 +59,7 @@ def train_classifier(
         batch[mirrored] = batch[mirrored, :, ::-1]
         train(tf.constant(to_float(batch)), tf.constant(attributes[rows], tf.float32))
     name = "the attribute classifier"
-    return Network(model, name), Network(keras.Model(model.input, model.layers[-2].output), name)
+    return Network(model, name), Network(keras.Model(taken, features), name)
 
 
 def sides(images: np.ndarray) -> np.ndarray:
@@ -92,17 +95,27 @@ def accuracy(probabilities: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     return np.mean((probabilities > 0.5) == (attributes > 0.5), axis=0)
 
 
-def _build(image_shape: tuple[int, ...], outputs: int, rng: np.random.Generator) -> keras.Model:
-    def start() -> keras.initializers.Initializer:
-        return keras.initializers.HeNormal(int(rng.integers(2**31)))
+def shrink(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Averages images of more than 128 pixels a side down, for the sake of memory."""
+    pool = -(-max(images.shape[1:3]) // _LARGEST)
+    return images if pool == 1 else layers.AveragePooling2D(pool, padding="same")(images)
 
-    images = keras.Input(image_shape)
-    pool = -(-max(image_shape[:2]) // _LARGEST)
-    x = images if pool == 1 else layers.AveragePooling2D(pool, padding="same")(images)
+
+def extract(x: keras.KerasTensor, rng: np.random.Generator, *, normalized: bool) -> keras.KerasTensor:
+    """Leads from images to features [N, `FEATURES`]: by strides of 2 to a map of 4 to 7 pixels.
+
+    Args:
+        x: images.
+        rng: of the weights.
+        normalized: whether each map is, over one image's channels (`keras.layers.GroupNormalization`).
+    """
     filters = _FILTERS
     while filters == _FILTERS or min(x.shape[1:3]) >= 2 * _SMALLEST:
-        x = layers.Conv2D(filters, 4, strides=2, padding="same", kernel_initializer=start())(x)
-        x = layers.ReLU()(layers.GroupNormalization(8)(x))
+        x = layers.Conv2D(filters, 4, strides=2, padding="same", kernel_initializer=_start(rng))(x)
+        x = layers.ReLU()(layers.GroupNormalization(8)(x) if normalized else x)
         filters = min(2 * filters, 128)
-    x = layers.Dense(FEATURES, activation="relu", kernel_initializer=start())(layers.Flatten()(x))
-    return keras.Model(images, layers.Dense(outputs, activation="sigmoid", kernel_initializer=start())(x))
+    return layers.Dense(FEATURES, activation="relu", kernel_initializer=_start(rng))(layers.Flatten()(x))
+
+
+def _start(rng: np.random.Generator) -> keras.initializers.Initializer:
+    return keras.initializers.HeNormal(int(rng.integers(2**31)))

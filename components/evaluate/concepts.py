@@ -11,13 +11,15 @@ import numpy as np
 from scipy.spatial.distance import pdist
 from sklearn.linear_model import LogisticRegression
 
+from latentfaces.common.concepts import Concept
 from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, DIVERSITY_LIMIT, Autoencoder, once
 
 logger = logging.getLogger(__name__)
 
 STRENGTHS = np.array([1, 1.5, 2, 3, 4])  # times a vector; the best of them is chosen
 STEPS = np.concatenate([-STRENGTHS[::-1], [0], STRENGTHS])
-BAR = 0.5  # see `Concept.works`
+BAR = 0.5  # see `MeasuredConcept`
+BOOK = ("Smiling", "Eyeglasses", "Male")  # the book's smile, glasses on and off, man and woman
 
 _MOVES = 6000  # images that are made of all concepts together, where that leaves each `_LEAST` held-out ones
 _LEAST = 20
@@ -25,17 +27,16 @@ _PENALTY = 0.03  # beside the variance of an attribute, at most 0.25
 
 
 @dataclass(frozen=True)
-class Concept:
-    """A direction in latent space that is to add what an attribute names, and what it does to images.
+class MeasuredConcept(Concept):
+    """A concept, and what it does to images.
 
     Held-out images are moved towards change: those that the classifier reads the attribute off are moved
     against the vector, the others along it. What it reads then is compared with what it reads off their
-    reconstructions, which are the same without the move.
+    reconstructions, which are the same without the move. The `strength`, one of `STRENGTHS`, is what makes
+    `success - leakage` largest. A concept `works` if that, and of the classifier's reading of real images its
+    true less its false positive rate, are at least `BAR`: one that can't read an attribute can't judge it.
 
     Attributes:
-        name: the attribute.
-        vector: float32 [D]; from without to with the attribute, as it was estimated.
-        strength: how many times the vector makes `success - leakage` largest, one of `STRENGTHS`.
         images: how many were so moved.
         success: share of them whose reading of the attribute changes.
         leakage: that of any other attribute, averaged over the others.
@@ -43,24 +44,18 @@ class Concept:
             far as from one real image to another.
         effects: the share of images whose reading changes, for each attribute, float64 [A].
         shares: of images moved by each of the `STEPS`, those that the attribute is read off, float64 [S].
-        works: whether `success - leakage`, and of the classifier's reading of real images its true less its
-            false positive rate, are at least `BAR`. A classifier that can't read an attribute can't judge it.
     """
 
-    name: str
-    vector: np.ndarray
-    strength: float
     images: int
     success: float
     leakage: float
     identity: float
     effects: np.ndarray
     shares: np.ndarray
-    works: bool
 
 
 @once
-def concepts(model: Autoencoder) -> list[Concept]:
+def concepts(model: Autoencoder) -> list[MeasuredConcept]:
     """The concepts of all attributes that can be learned, in their order.
 
     None where there are no labels, or all held-out images are the same.
@@ -73,7 +68,7 @@ def concepts(model: Autoencoder) -> list[Concept]:
     if not apart:
         return []
     logger.info("evaluate: trying %d concepts of the %s", len(names), model.title)
-    vectors = ESTIMATORS[inputs.concepts](model.train_means, real.train_attributes)
+    vectors = ESTIMATORS[inputs.options.concepts](model.train_means, real.train_attributes)
     seen, labels = inputs.real_predictions > 0.5, real.held_out_attributes == 1
     count = inputs.fitting(min(CONCEPT_LIMIT, max(_LEAST, _MOVES // (len(names) * len(STEPS)))))
     found = []
@@ -84,9 +79,20 @@ def concepts(model: Autoencoder) -> list[Concept]:
     return found
 
 
+def working(model: Autoencoder) -> list[MeasuredConcept]:
+    """Those of the concepts that work."""
+    return [each for each in concepts(model) if each.works]
+
+
+def two_concepts(model: Autoencoder) -> tuple[MeasuredConcept, MeasuredConcept] | None:
+    """Two concepts that work, the book's first, whose vectors span a plane; None where there are fewer."""
+    found = sorted(working(model), key=lambda each: BOOK.index(each.name) if each.name in BOOK else len(BOOK))
+    return (found[0], found[1]) if len(found) > 1 else None
+
+
 def _try(
     model: Autoencoder, name: str, index: int, vector: np.ndarray, count: int, apart: float, is_readable: bool
-) -> Concept:
+) -> MeasuredConcept:
     """Moves held-out images along a vector, at most `count` at a time; only what is read off them is kept."""
     read = model.reconstruction_predictions > 0.5
     halves = (np.flatnonzero(read[:, index] == has)[: -(-count // 2)] for has in (False, True))
@@ -105,17 +111,17 @@ def _try(
     moved = model.inputs.feature_network(model.generate(start + moves))
     distance = np.linalg.norm(moved - model.reconstruction_features[rows], axis=1).mean()
     success = float(effects[best][index])
-    return Concept(
+    return MeasuredConcept(
         name=name,
         vector=vector,
         strength=float(STRENGTHS[best]),
+        works=bool(is_readable and success - leakages[best] >= BAR),
         images=len(rows),
         success=success,
         leakage=leakages[best],
         identity=float(1 - distance / apart),
         effects=effects[best],
         shares=np.array([after[step][:, index].mean() for step in STEPS]),
-        works=bool(is_readable and success - leakages[best] >= BAR),
     )
 
 

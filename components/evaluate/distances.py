@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 from scipy.spatial.distance import cdist
 
-from latentfaces.components.evaluate.classifier import FEATURES
+from latentfaces.components.evaluate.classifier import extract, shrink
 from latentfaces.components.evaluate.models import Network
 
 NEIGHBOURS = 5  # of which precision, recall, density and coverage look at the farthest, as in Naeem et al.
@@ -18,39 +18,20 @@ BLOCKS = 10  # of the kernel distance
 
 RESAMPLES = 200  # by which standard errors are estimated, to about 5 %
 
-_FILTERS = 32
-_SMALLEST, _LARGEST = 4, 128  # pixels of a side: of the last feature map at least, and of what is looked at
-
 
 def feature_network(image_shape: tuple[int, int, int]) -> Network:
-    """Returns the network whose features images are compared by, images to float32 [N, `FEATURES`].
+    """Returns the network whose features images are compared by, images to float32 [N, 128].
 
-    Its weights are random, and always the same: convolutions with stride 2 down to a map of 4 to 7 pixels,
-    and a projection of that. Of images unlike ImageNet's, such features tell as much as those that were
-    learned there (Naeem et al. 2020, arXiv:2002.09797). They need no download, no labels and no training, and
-    last month's distances can be compared with today's. Those of a classifier of attributes miss what no
-    label calls for, such as noise or darkness. Nothing is normalized, so that brightness and contrast count.
+    It is the classifier's, with random weights, which are always the same. Of images unlike ImageNet's, such
+    features tell as much as those that were learned there (Naeem et al. 2020, arXiv:2002.09797). They need no
+    download, no labels and no training, and last month's distances can be compared with today's. Those of a
+    classifier of attributes miss what no label calls for, such as noise or darkness. Nothing is
+    normalized, so that brightness and contrast count.
     """
-    rng = np.random.default_rng(0)
-
-    def start() -> keras.initializers.Initializer:
-        return keras.initializers.HeNormal(int(rng.integers(2**31)))
-
-    def convolution(filters: int) -> layers.Layer:
-        return layers.Conv2D(
-            filters, 4, strides=2, padding="same", activation="relu", kernel_initializer=start()
-        )
-
     images = keras.Input(image_shape)
-    pool = -(-max(image_shape[:2]) // _LARGEST)
-    x = images if pool == 1 else layers.AveragePooling2D(pool, padding="same")(images)
-    x = layers.Rescaling(2.0, offset=-1.0)(x)
-    filters = _FILTERS
-    while filters == _FILTERS or min(x.shape[1:3]) >= 2 * _SMALLEST:
-        x = convolution(filters)(x)
-        filters = min(2 * filters, 128)
-    x = layers.Dense(FEATURES, activation="relu", kernel_initializer=start())(layers.Flatten()(x))
-    return Network(keras.Model(images, x), "the feature network")
+    x = layers.Rescaling(2.0, offset=-1.0)(shrink(images))
+    network = keras.Model(images, extract(x, np.random.default_rng(0), normalized=False))
+    return Network(network, "the feature network")
 
 
 class Moments:

@@ -3,7 +3,6 @@
 It writes `grids/`, `report.html` and, last, `metrics.json`: no `metrics.json`, no evaluation.
 """
 
-import dataclasses
 import json
 import logging
 import operator
@@ -64,7 +63,7 @@ def evaluate(
     from latentfaces.components.evaluate.metrics import METRICS
     from latentfaces.components.evaluate.report import render
 
-    inputs = Inputs(dataset, models, **dataclasses.asdict(settings))
+    inputs = Inputs(dataset, models, settings)
     place = storage.resolve(output)
     with hold(place) as lease:
         folder.claim(place, lease)
@@ -93,7 +92,7 @@ def evaluate(
         for found in results:
             files = {**found.content.files, **files}  # of one name, that of the first model
         metrics["files"] = folder.checksums(files)
-        page = render(inputs, results, pictures, metrics["judgement"], settings)
+        page = render(inputs, results, pictures, metrics["judgement"])
         files[folder.REPORT] = page.encode(errors="backslashreplace")
         files[folder.MARK] = (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
         folder.replace(place, files, lease)

@@ -6,16 +6,17 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 from sklearn.metrics import pairwise_distances_argmin
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import UserError
-from latentfaces.common.examples import load_split, read_images
+from latentfaces.common.examples import load_split
 from latentfaces.common.images import diversity, to_float
 from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
@@ -79,7 +80,6 @@ class RealImages:
     """
 
     def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
         uri, self.split = inputs.dataset_uri, inputs.held_out_split
         self.train, train_attributes, _ = load_split(uri, "train", inputs.train_count)
         self.held_out, held_out_attributes, _ = load_split(uri, self.split, inputs.held_out_count)
@@ -95,15 +95,6 @@ class RealImages:
         self.attribute_names = [name for name, kept in zip(names, learnable, strict=True) if kept]
         self.train_attributes = train_attributes[:, learnable]
         self.held_out_attributes = held_out_attributes[:, learnable]
-
-    def stream(self, split: str, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Yields batches of the images of a split from one index to another, uint8 [n, H, W, C].
-
-        Raises:
-            UserError: if the data set was replaced, or a shard is missing or damaged.
-        """
-        inputs = self._inputs
-        return read_images(inputs.dataset_uri, inputs.dataset, split, range(start, stop), inputs.streamed)
 
     @functools.cached_property
     def diversity(self) -> float:
@@ -165,21 +156,6 @@ class TrainedModel:
     def sample_features(self) -> np.ndarray:
         """The samples' features, float32 [N, F]."""
         return self.inputs.feature_network(self.samples)
-
-    def feature_sets(self, count: int) -> dict[str, tuple[str, Iterable[np.ndarray]]]:
-        """What the model makes that is compared with real images, as sets.
-
-        Returns:
-            By key in `metrics.json`: what the images are called, and the features of at least `count` of
-            them, float32 [n, F] a batch, computed as they are asked for.
-        """
-        return {f"{self.name}_samples": (f"{self.title} samples", self._stream_samples(count))}
-
-    def _stream_samples(self, count: int) -> Iterator[np.ndarray]:
-        yield self.sample_features
-        start, rows = len(self.samples), self.inputs.streamed
-        for points in latents.stream(start, count, rows, self.latent_dim, self.inputs.seed):
-            yield self.inputs.feature_network(self.generate(points))
 
     @functools.cached_property
     def sample_predictions(self) -> np.ndarray:
@@ -253,18 +229,6 @@ class Autoencoder(TrainedModel):
         """The reconstructions' features, float32 [M, F]."""
         return self.inputs.feature_network(self.reconstructions)
 
-    def feature_sets(self, count: int) -> dict[str, tuple[str, Iterable[np.ndarray]]]:
-        """Samples, and reconstructions of held-out images."""
-        title = f"{self.title} reconstructions"
-        own = {f"{self.name}_reconstructions": (title, self._stream_reconstructions(count))}
-        return super().feature_sets(count) | own
-
-    def _stream_reconstructions(self, count: int) -> Iterator[np.ndarray]:
-        yield self.reconstruction_features
-        real = self.inputs.real
-        for images in real.stream(real.split, len(real.held_out), count):
-            yield self.inputs.feature_network(self.generate(self.encoder(images)))
-
     @functools.cached_property
     def reconstruction_predictions(self) -> np.ndarray:
         """What the attribute classifier reads off the reconstructions, float32 [M, A]."""
@@ -277,13 +241,11 @@ class Inputs:
     Args:
         dataset_uri: the data set folder, local or `gs://`.
         models: model folders by the name of their family.
-        seed: of samples and classifier.
-        features: name of the network whose features images are compared by.
-        inception: file of the network of the features "inception", local or `gs://`.
-        samples: samples of each model, and real images, that distances are measured with.
-        concepts: how concept vectors are found.
+        options: of the evaluation.
 
     Attributes:
+        options: those.
+        seed: theirs, of all random numbers.
         dataset: its `dataset.json`.
         models: in the order in which they are given.
         train_count: train images that are worked with; they take a quarter of `AT_ONCE` at most.
@@ -299,19 +261,10 @@ class Inputs:
             features can't be loaded.
     """
 
-    def __init__(
-        self,
-        dataset_uri: str,
-        models: Mapping[str, str],
-        seed: int,
-        features: str = "random",
-        inception: str = "",
-        samples: int = SAMPLES,
-        concepts: str = "least_squares",
-    ) -> None:
-        self.dataset_uri, self.seed, self._features, self.concepts = dataset_uri, seed, features, concepts
+    def __init__(self, dataset_uri: str, models: Mapping[str, str], options: EvaluateOptions) -> None:
+        self.dataset_uri, self.options, self.seed = dataset_uri, options, options.seed
         self.dataset = read_dataset(dataset_uri)
-        self._inception = load_inception(inception) if features == "inception" else None
+        self._inception = load_inception(options.inception) if options.inception else None
         self.models = [
             (TrainedModel if find_model(name).encoder is None else Autoencoder)(self, name, folder)
             for name, folder in models.items()
@@ -334,7 +287,7 @@ class Inputs:
         self.is_bounded = self.share < 1 or self.train_count < train
         self.streamed = max(1, min(BATCH, STREAMED // (4 * size)))
         splits = (self.dataset.splits[name].examples for name in ("train", self.held_out_split))
-        self.compared = min(samples, *splits)
+        self.compared = min(options.samples, *splits)
 
     def fitting(self, count: int) -> int:
         """Returns how many images to work with where one would take `count`."""
@@ -359,8 +312,8 @@ class Inputs:
     @property
     def feature_source(self) -> str:
         """Where features come from: as asked for, but "components" for "attributes" that there are not."""
-        is_missing = self._features == "attributes" and not self.real.attribute_names
-        return "components" if is_missing else self._features
+        is_missing = self.options.features == "attributes" and not self.real.attribute_names
+        return "components" if is_missing else self.options.features
 
     @functools.cached_property
     def feature_network(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -384,18 +337,6 @@ class Inputs:
     def held_out_features(self) -> np.ndarray:
         """The held-out images' features, float32 [M, F]."""
         return self.feature_network(self.real.held_out)
-
-    def real_feature_sets(self, count: int) -> dict[str, Iterator[np.ndarray]]:
-        """Returns the features of `count` train and held-out images, float32 [n, F] a batch."""
-        return {
-            "train": self._stream_real("train", self.train_features, count),
-            "held_out": self._stream_real(self.held_out_split, self.held_out_features, count),
-        }
-
-    def _stream_real(self, split: str, held: np.ndarray, count: int) -> Iterator[np.ndarray]:
-        yield held
-        for images in self.real.stream(split, len(held), count):
-            yield self.feature_network(images)
 
     def nearest_train(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the row of the nearest train image of each of [N, F] features, and how far it is, [N]."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from latentfaces.common.images import to_uint8
-from latentfaces.components.evaluate.concepts import Concept, concepts
+from latentfaces.common.pictures import picture, webp
+from latentfaces.components.evaluate.concepts import working
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
 from latentfaces.components.evaluate.models import Network
 from latentfaces.components.evaluate.steps import Program, UnsupportedError, export, half
@@ -50,7 +50,7 @@ def interactive(inputs: Inputs, room: int) -> list[dict[str, Any]]:
                 f"The {model.title}'s {model.generator_name} does not run in this page, since {error}."
             )
         if is_slow and isinstance(model, Autoencoder) and entry["concepts"]:
-            entry["frames"] = _frames(model, _working(model))
+            entry["frames"] = _frames(model)
             room -= len(entry["frames"]["sheet"])
         found.append(entry)
     for model, entry in zip(inputs.models, found, strict=True):
@@ -87,39 +87,33 @@ def _start(model: TrainedModel) -> dict[str, Any]:
     if isinstance(model, Autoencoder):
         start["faces"] = half(model.means[:FACES])
         start["concepts"] = [
-            {"name": each.name.replace("_", " "), "vector": half(each.vector), "reach": REACH * each.strength}
-            for each in _working(model)
+            {"name": each.title, "vector": half(each.vector), "reach": REACH * each.strength}
+            for each in working(model)
         ]
     return start
 
 
-def _working(model: Autoencoder) -> list[Concept]:
-    return [each for each in concepts(model) if each.works]
-
-
-def _frames(model: Autoencoder, working: list[Concept]) -> dict[str, Any]:
+def _frames(model: Autoencoder) -> dict[str, Any]:
     """Draws a sheet: a row for each face, itself and then both ends of each concept's slider.
 
     Returns:
         `sheet`, the picture's data URI, `size`, [height, width] of one frame, and how many `rows` there are.
     """
-    height, width, channels = model.inputs.dataset.image_shape
+    height, width, _ = model.inputs.dataset.image_shape
     factor = min(1.0, _SIDE / max(height, width))
     size = max(1, round(height * factor)), max(1, round(width * factor))
     moves = [np.zeros(model.latent_dim)]
-    for each in working[:_CONCEPTS]:
+    for each in working(model)[:_CONCEPTS]:
         moves += [sign * REACH * each.strength * each.vector for sign in (-1, 1)]
     rows = len(model.means[:_FRAMES])
     sheet = Image.new("RGB", (size[1] * len(moves), size[0] * rows))
     for row, face in enumerate(model.means[:_FRAMES]):
         images = to_uint8(model.generate((face + np.stack(moves)).astype(np.float32)))
         for column, image in enumerate(images):
-            frame = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1])
-            sheet.paste(frame, (column * size[1], row * size[0]))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=80)
-    return {
-        "sheet": f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "size": size,
-        "rows": rows,
-    }
+            sheet.paste(picture(image).resize(size[::-1]), (column * size[1], row * size[0]))
+    return {"sheet": data_uri(webp(sheet, 80)), "size": size, "rows": rows}
+
+
+def data_uri(content: bytes) -> str:
+    """Returns a WebP file as the page holds it."""
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

@@ -47,20 +47,20 @@ def slerp(starts: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
     return np.where(turns, length * direction, left * a + done * b).astype(np.float32)
 
 
-def round_trip(stations: np.ndarray, steps: int) -> np.ndarray:
+def round_trip(stations: np.ndarray, points: int) -> np.ndarray:
     """Leads from each of the stations to the next and from the last to the first, each way by `slerp`.
 
     Args:
         stations: [K, N, D], of N trips.
-        steps: points from a station, which is one of them, to the next.
+        points: how many on a trip; a station is among them where it divides them evenly.
 
     Returns:
-        float32 [K * steps, N, D], beginning with the first station; after the last point it would come again.
+        float32 [points, N, D], beginning with the first station; after the last point it would come again.
     """
-    count, trips, latent_dim = stations.shape
     ends = np.roll(stations, -1, axis=0)
-    ways = slerp(stations.reshape(-1, latent_dim), ends.reshape(-1, latent_dim), steps + 1)[:, :-1]
-    return ways.reshape(count, trips, steps, latent_dim).swapaxes(1, 2).reshape(-1, trips, latent_dim)
+    parts = np.array_split(np.arange(points), len(stations))
+    ways = [slerp(a, b, len(part) + 1)[:, :-1] for a, b, part in zip(stations, ends, parts, strict=True)]
+    return np.concatenate(ways, axis=1).swapaxes(0, 1)
 
 
 def manifold(x: np.ndarray, y: np.ndarray) -> np.ndarray:

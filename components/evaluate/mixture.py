@@ -1,15 +1,12 @@
 """Samples of a VAE from where the data's latents are, instead of from the prior (Ghosh et al. 2020)."""
 
 import logging
-import math
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from latentfaces.common.images import AT_ONCE
 from latentfaces.components.evaluate.inputs import Autoencoder, once
 
 logger = logging.getLogger(__name__)
@@ -39,22 +36,6 @@ def mixture_latents(model: Autoencoder, count: int) -> np.ndarray | None:
         rows = components == component
         drawn[rows] = drawn[rows] @ factor.T + mean
     return drawn.astype(np.float32)
-
-
-def mixture_feature_sets(model: Autoencoder, count: int) -> dict[str, tuple[str, Iterator[np.ndarray]]]:
-    """The samples from the mixture as a set that is compared with real images, where there is one.
-
-    Returns:
-        By key in `metrics.json`: what the images are called, and the features of `count` of them, float32
-        [n, F] a batch, computed as they are asked for.
-    """
-    points = mixture_latents(model, count)
-    if points is None:
-        return {}
-    rows = max(1, AT_ONCE // math.prod(model.inputs.dataset.image_shape))
-    parts = (points[start : start + rows] for start in range(0, count, rows))
-    features = (model.inputs.feature_network(model.generate(part)) for part in parts)
-    return {f"{model.name}_mixture_samples": (f"{model.title} samples from the Gaussian mixture", features)}
 
 
 @once

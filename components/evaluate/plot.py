@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from latentfaces.common.pictures import INK, PAPER
+from latentfaces.common.pictures import INK, PAPER, on_paper
 
 # Told apart by the colour-blind: Okabe & Ito 2008, https://jfly.uni-koeln.de/color, the yellow last.
 PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167),
@@ -31,7 +31,7 @@ def with_axes(
     """Puts axes to the left of a picture and below it; of ticks that would touch, some are left out.
 
     Args:
-        picture: "RGB", or "RGBA" for gaps in the paper's colour.
+        picture: what is transparent in it becomes paper.
         names: of the axis to the right, written below it, and of that upwards, written above it.
         x_ticks: pixels from the left, and what is written there.
         y_ticks: pixels from the top, and what is written there.
@@ -44,7 +44,7 @@ def with_axes(
     left = round(max(font.getlength(text) for _, text in y_ticks)) + 12
     right = _FONT  # half of a tick's text may stand out
     sheet = Image.new("RGB", (left + picture.width + right, picture.height + 3 * line), PAPER)
-    sheet.paste(picture, (left, line), picture if picture.mode == "RGBA" else None)
+    sheet.paste(on_paper(picture), (left, line))
     draw = ImageDraw.Draw(sheet)
     bottom = line + picture.height
     widest = max(font.getlength(text) for _, text in x_ticks)
@@ -55,6 +55,25 @@ def with_axes(
     draw.text((left + picture.width / 2, bottom + line), names[0], INK, font, anchor="ma")
     draw.text((left, 4), names[1], INK, font)
     return sheet
+
+
+def with_values(sheet: Image.Image, names: tuple[str, str], x: np.ndarray, y: np.ndarray) -> Image.Image:
+    """Puts axes to a plane of images.
+
+    Args:
+        sheet: rows and columns of images.
+        names: of the axes.
+        x: what the columns stand for, from left to right.
+        y: what the rows stand for, from the bottom to the top.
+
+    Returns:
+        mode "RGB".
+    """
+    x_ticks, y_ticks = (
+        [((place + 0.5) * side / len(values), f"{value:z.1f}") for place, value in enumerate(values)]
+        for side, values in zip(sheet.size, (x, y[::-1]), strict=True)
+    )
+    return with_axes(sheet, names, x_ticks, y_ticks)
 
 
 def scatter(

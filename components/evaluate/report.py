@@ -5,20 +5,18 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from latentfaces.common import storage
-from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import printable
+from latentfaces.common.pictures import webp
 from latentfaces.components.evaluate import curves
 from latentfaces.components.evaluate.inputs import Inputs
-from latentfaces.components.evaluate.interactive import interactive
+from latentfaces.components.evaluate.interactive import data_uri, interactive
+from latentfaces.components.evaluate.page import template
 from latentfaces.components.evaluate.registry import Animation, Finding, Picture, Result, number
 
 MOST = 15_000_000  # bytes of the page
@@ -35,7 +33,6 @@ def render(
     results: Sequence[Finding[Result]],
     pictures: Sequence[Finding[Picture]],
     judgement: str,
-    options: EvaluateOptions,
 ) -> str:
     """Renders the report.
 
@@ -47,24 +44,14 @@ def render(
         results: what the metrics found, in the order in which it is shown.
         pictures: what the figures show, likewise.
         judgement: the sentence on top; "" for none.
-        options: of the evaluation.
 
     Returns:
         an HTML document.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["setting"] = _setting
     shown = [_Shown(found.front, found.content) for found in pictures]
     room = MOST - _OTHERS - sum(len(each.moving) + len(each.still) for each in shown)
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in ("decoder.js", "report.js")]
-    return environment.get_template("report.html.jinja").render(
+    return template(_HERE / "report.html.jinja", number=number).render(
         inputs=inputs,
         judgement=judgement,
         facts=[(found.front, fact) for found in results for fact in found.content.facts],
@@ -76,11 +63,7 @@ def render(
         data=json.dumps(models, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         scripts=scripts,
         checksums=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-        refused=_refused(inputs.dataset_uri),
-        settings=list(
-            dict.fromkeys(key for model in inputs.models for key in model.settings if key != "model")
-        )[:_MOST_LINES],
-        options=dataclasses.asdict(options),
+        settings=_settings(inputs),
     )
 
 
@@ -96,26 +79,48 @@ class _Shown:
 
     def __init__(self, front: str, picture: Picture) -> None:
         self.front, self.picture = front, picture
-        buffer = io.BytesIO()
-        picture.image.save(buffer, "WEBP", quality=_QUALITY, method=2)
-        self.still, self.moving = _data_uri(buffer.getvalue()), ""
+        self.still, self.moving = data_uri(webp(picture.image, _QUALITY)), ""
         if isinstance(picture, Animation):
-            self.moving = _data_uri(picture.files[".webp"])
+            self.moving = data_uri(picture.files[".webp"])
 
 
-def _data_uri(content: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+def _settings(inputs: Inputs) -> list[tuple[list[str], list[list[str]]]]:
+    """What was run: tables, each its headings and rows."""
+    dataset = inputs.dataset
+    splits = ", ".join(f"{name} {split.examples:,}" for name, split in dataset.splits.items())
+    about = {
+        "made from": dataset.source,
+        "image shape": list(dataset.image_shape),
+        "examples": splits,
+        "refused inputs": f"{dataset.rejected:,}",
+        "attributes": len(dataset.attribute_names),
+    }
+    refused = _refused(inputs.dataset_uri)
+    some = f", the first {len(refused)} of {dataset.rejected:,}" if dataset.rejected > len(refused) else ""
+    models = inputs.models
+    keys = list(dict.fromkeys(key for model in models for key in model.settings if key != "model"))
+    options = dataclasses.asdict(inputs.options)
+    return [
+        (["data set", ""], [[key, _setting(value)] for key, value in about.items()]),
+        ([f"refused{some}", "why"], refused),
+        (
+            ["setting", *(model.title for model in models)],
+            [
+                [_setting(key).replace("_", " "), *(_setting(each.settings.get(key)) for each in models)]
+                for key in keys[:_MOST_LINES]
+            ],
+        ),
+        (["evaluation", ""], [[key.replace("_", " "), _setting(value)] for key, value in options.items()]),
+    ]
 
 
-def _refused(dataset: str) -> list[tuple[str, str]]:
+def _refused(dataset: str) -> list[list[str]]:
     """The first lines of a data set's `rejected.jsonl`, source and reason; none of a file of another kind."""
     try:
         text = storage.read(storage.resolve(dataset) / "rejected.jsonl", 0, 1 << 18)
         lines = text.decode(errors="replace").splitlines()[:REFUSED]
         found = [json.loads(line) for line in lines]
-        return [
-            (printable(each["source"])[:_LONGEST], printable(each["reason"])[:_LONGEST]) for each in found
-        ]
+        return [[printable(each[key])[:_LONGEST] for key in ("source", "reason")] for each in found]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
 

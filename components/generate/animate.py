@@ -44,25 +44,6 @@ def animate(folder: str, output: str, frames: int, seed: int, start: str = "", e
         stations = model.encode(np.stack([model.read(start), model.read(end)]))
     else:
         stations = model.sample_latents(_STATIONS, seed)
-    images = model.decode(walk(stations, frames))
+    images = model.decode(latents.round_trip(stations[:, None], frames)[:, 0])
     pictures = [grid(image[None, None]).convert("RGB") for image in images]
     storage.write(place, animated(pictures, kind, _MILLISECONDS))
-
-
-def walk(stations: np.ndarray, frames: int) -> np.ndarray:
-    """Returns points on the way from each station to the next, and from the last to the first again.
-
-    Args:
-        stations: latents, [K, D].
-        frames: how many points; a station is among them where it divides them evenly.
-
-    Returns:
-        float32 [frames, D].
-    """
-    ends = np.roll(stations, -1, axis=0)
-    parts = np.array_split(np.arange(frames), len(stations))
-    ways = [
-        latents.slerp(a[None], b[None], len(part) + 1)[0, :-1]
-        for a, b, part in zip(stations, ends, parts, strict=True)
-    ]
-    return np.concatenate(ways)

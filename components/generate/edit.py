@@ -13,9 +13,8 @@ import numpy as np
 
 from latentfaces.common import storage
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.common.pictures import grid, png
+from latentfaces.common.pictures import grid, picture, png
 from latentfaces.common.storage import AnyPath
-from latentfaces.components.generate.generate import picture
 from latentfaces.components.generate.trained import load
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from latentfaces.common import storage
-from latentfaces.common.pictures import png
+from latentfaces.common.pictures import picture, png
 from latentfaces.common.progress import Progress
 from latentfaces.common.storage import AnyPath
 from latentfaces.components.generate.trained import load
@@ -34,11 +33,6 @@ class _Batch(NamedTuple):
         """Yields a name and a PNG file's content for each image."""
         for seed, image in zip(self.seeds, self.images, strict=True):
             yield f"{seed:06d}.png", png(picture(image))
-
-
-def picture(image: np.ndarray) -> Image.Image:
-    """Returns an image, uint8 [H, W, 1 or 3], as Pillow has it."""
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def generate(folder: str, count: int, seed: int, truncation: float | None, output: str) -> None:

@@ -15,13 +15,13 @@ from google.api_core.exceptions import GoogleAPIError
 from scipy.special import ndtr, ndtri
 
 from latentfaces.common import storage
+from latentfaces.common.concepts import Concept, read_concepts
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.images import to_uint8
 from latentfaces.common.model_folder import brief
 from latentfaces.common.models import MODELS, find_model
 from latentfaces.common.program import import_tensorflow
 from latentfaces.components.evaluate import latents
-from latentfaces.components.generate.concepts import Concept, read_concepts
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage, decode, smart_resize
 
 with epy.lazy_imports():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.model_folder import DIVERSE, read_history
 from latentfaces.common.promoted import PROMOTED, REJECTED, Decision, model_folder
@@ -37,7 +38,7 @@ class Judge:
     """
 
     def __init__(self, dataset: str, root: str, run: str, tolerance: float, seed: int) -> None:
-        self._inputs = Inputs(dataset, {}, seed)
+        self._inputs = Inputs(dataset, {}, EvaluateOptions(seed=seed))
         self._root, self._run, self._tolerance, self._seed = root, run, tolerance, seed
         self._features: dict[tuple[str, str], np.ndarray] = {}
         self._decisions: dict[tuple[str, str], Decision] = {}

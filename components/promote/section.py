@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from latentfaces.common.errors import RunError
 from latentfaces.common.models import find_model
 from latentfaces.common.promoted import Decision
+from latentfaces.components.evaluate.page import template
 
 _PLACE = re.compile(rb"(<!-- promotion -->).*(<!-- /promotion -->)", re.DOTALL)
 
@@ -23,16 +22,12 @@ def render(decisions: Sequence[Decision], basis: Mapping[str, Any]) -> str:
         decisions: about the models of one run.
         basis: `Judge.basis`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    section = template(
+        Path(__file__).with_name("promotion.html.jinja"),
+        title=lambda model: find_model(model).title,
+        shown=lambda number: "–" if number is None else f"{number:.4g}",
     )
-    environment.filters["title"] = lambda model: find_model(model).title
-    environment.filters["shown"] = lambda number: "–" if number is None else f"{number:.4g}"
-    return environment.get_template("promotion.html.jinja").render(decisions=decisions, basis=basis)
+    return section.render(decisions=decisions, basis=basis)
 
 
 def put(page: bytes, section: str) -> bytes:

@@ -24,7 +24,7 @@ def concept_effects(model: Autoencoder) -> Picture | None:
         "diagonal that is what the vector is for; everywhere else it should be little."
     )
     alt = "A table of shares, high on the diagonal, and elsewhere the lower, the better."
-    names = [each.name.replace("_", " ") for each in found]
+    names = [each.title for each in found]
     shares = np.stack([each.effects[: len(found)] for each in found])
     return Picture("What each concept vector changes", caption, alt, labelled(heat_map(shares), names, names))
 

@@ -6,11 +6,10 @@ import numpy as np
 
 from latentfaces.common.images import to_uint8
 from latentfaces.common.pictures import grid, labelled
-from latentfaces.components.evaluate.concepts import Concept, concepts
+from latentfaces.components.evaluate.concepts import BOOK, MeasuredConcept, concepts, working
 from latentfaces.components.evaluate.inputs import Autoencoder
 from latentfaces.components.evaluate.registry import Picture, register_figure
 
-STRIPS = ("Smiling", "Eyeglasses", "Male")  # the book's smile, glasses on and off, man and woman
 MOST = 40  # concepts in one picture
 COLUMNS = np.linspace(-1.5, 1.5, 7)  # times a concept's strength
 
@@ -18,10 +17,10 @@ COLUMNS = np.linspace(-1.5, 1.5, 7)  # times a concept's strength
 @register_figure("concepts", about=Autoencoder)
 def together(model: Autoencoder) -> Picture | None:
     """One held-out image, moved along the vector of each concept that works."""
-    found = [each for each in concepts(model) if each.works][:MOST]
+    found = working(model)[:MOST]
     if not found:
         return None
-    names = [each.name.replace("_", " ") for each in found]
+    names = [each.title for each in found]
     typical = np.argmin(np.linalg.norm(model.means - model.means.mean(axis=0), axis=1))
     rows = np.stack([_strip(model, each, model.means[typical]) for each in found])
     caption = (
@@ -50,11 +49,11 @@ def strip(model: Autoencoder, name: str) -> Picture | None:
     return None
 
 
-for _name in STRIPS:
+for _name in BOOK:
     register_figure(f"concept_{_name.lower()}", about=Autoencoder)(functools.partial(strip, name=_name))
 
 
-def _strip(model: Autoencoder, concept: Concept, start: np.ndarray) -> np.ndarray:
+def _strip(model: Autoencoder, concept: MeasuredConcept, start: np.ndarray) -> np.ndarray:
     """Returns what a latent [D], moved by each of the `COLUMNS`, is an image of: uint8 [7, H, W, C]."""
     steps = (concept.strength * COLUMNS[:, None]).astype(np.float32)
     return to_uint8(model.generate(start + steps * concept.vector))

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from latentfaces.components.evaluate.concepts import two_concepts
 from latentfaces.components.evaluate.inputs import Autoencoder, RealImages
-from latentfaces.components.evaluate.plane import two_concepts
 from latentfaces.components.evaluate.plot import KINDS, scatter
 from latentfaces.components.evaluate.registry import Picture, register_figure
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from latentfaces.common.images import to_float, to_uint8
-from latentfaces.common.pictures import grid
+from latentfaces.common.images import to_float
+from latentfaces.common.pictures import pairs
 from latentfaces.components.evaluate.inputs import Autoencoder
 from latentfaces.components.evaluate.registry import Picture, number, register_figure
 
@@ -14,12 +14,13 @@ COUNT = 8
 def extremes(model: Autoencoder) -> Picture:
     """Two pairs of rows, the best first: originals, and below each its reconstruction."""
     real = model.inputs.real.held_out
-    pairs = zip(real, model.reconstructions, strict=True)
-    errors = np.array([np.mean(np.square(to_float(image) - made)) for image, made in pairs])
+    both = zip(real, model.reconstructions, strict=True)
+    errors = np.array([np.mean(np.square(to_float(image) - made)) for image, made in both])
     count = min(COUNT, max(1, len(errors) // 2))
     order = np.argsort(errors, kind="stable")
     best, worst = order[:count], order[: -count - 1 : -1]
-    rows = [to_uint8(images[chosen]) for chosen in (best, worst) for images in (real, model.reconstructions)]
+    shown = np.concatenate([best, worst])
+    image = pairs(real[shown], model.reconstructions[shown], count)
     (low, high), (least, most) = (
         (number(errors[each].min()), number(errors[each].max())) for each in (best, worst)
     )
@@ -32,4 +33,4 @@ def extremes(model: Autoencoder) -> Picture:
         "Pairs of an image and its reconstruction in two groups: the upper can hardly be told apart, the "
         "lower show what the model can't keep."
     )
-    return Picture("Best and worst reconstructions", caption, alt, grid(np.stack(rows), rows_in_group=2))
+    return Picture("Best and worst reconstructions", caption, alt, image)

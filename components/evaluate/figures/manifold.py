@@ -7,7 +7,7 @@ import numpy as np
 from latentfaces.common.pictures import grid
 from latentfaces.components.evaluate import latents
 from latentfaces.components.evaluate.inputs import Autoencoder
-from latentfaces.components.evaluate.plot import with_axes
+from latentfaces.components.evaluate.plot import with_values
 from latentfaces.components.evaluate.registry import Picture, register_figure
 
 SIDE = 30  # images, or fewer where they are large
@@ -22,17 +22,12 @@ def book(model: Autoencoder) -> Picture | None:
         return None
     z = np.linspace(-1, 1, _side(model))
     sheet = grid(model.generate(latents.manifold(z, z)), tight=True)
-    tile = sheet.width / len(z), sheet.height / len(z)
-    x_ticks, y_ticks = (
-        [((place + 0.5) * size, f"{value:z.1f}") for place, value in enumerate(values)]
-        for size, values in zip(tile, (z, z[::-1]), strict=True)
-    )
     caption = (
         "The decoder's image for each point of the latent plane from −1 to 1, as in the book's figure 12.18: "
         "z[0] grows to the right, z[1] upwards. The scale is even, so that kinds which lie near the origin "
         "are squeezed, and what lies outside is not seen."
     )
-    sheet = with_axes(sheet, ("z[0]", "z[1]"), x_ticks, y_ticks)
+    sheet = with_values(sheet, ("z[0]", "z[1]"), z, z)
     return Picture("Latent manifold from −1 to 1", caption, _ALT, sheet)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from latentfaces.common.pictures import grid
+from latentfaces.components.evaluate.concepts import two_concepts
 from latentfaces.components.evaluate.inputs import Autoencoder
-from latentfaces.components.evaluate.plane import two_concepts
-from latentfaces.components.evaluate.plot import with_axes
+from latentfaces.components.evaluate.plot import with_values
 from latentfaces.components.evaluate.registry import Picture, register_figure
 
 SIDE = 7  # images
@@ -21,11 +21,7 @@ def plane(model: Autoencoder) -> Picture | None:
     moved = x[:, None] * found[0].vector + y[::-1, None, None] * found[1].vector
     sheet = grid(model.generate(model.means[0] + moved.astype(np.float32)))
     sheet.thumbnail((_LARGEST, _LARGEST))
-    x_ticks, y_ticks = (
-        [((place + 0.5) * size / SIDE, f"{value:+.1f}") for place, value in enumerate(values)]
-        for size, values in zip(sheet.size, (x, y[::-1]), strict=True)
-    )
-    names = found[0].name, found[1].name
+    names = found[0].title, found[1].title
     caption = (
         f"One held-out image, in the middle, moved along two concept vectors at once: more “{names[0]}” to "
         f"the right, more “{names[1]}” upwards, by as many times the vectors as the axes say. Each should "
@@ -36,5 +32,5 @@ def plane(model: Autoencoder) -> Picture | None:
         f"A plane of two concepts: {names[0]} and {names[1]}",
         caption,
         alt,
-        with_axes(sheet, names, x_ticks, y_ticks),
+        with_values(sheet, names, x, y),
     )

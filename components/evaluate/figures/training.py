@@ -1,17 +1,17 @@
 """How a model's samples grew while it was trained."""
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from latentfaces.common import storage
 from latentfaces.common.model_folder import read_samples
-from latentfaces.common.pictures import INK, PAPER
+from latentfaces.common.pictures import PAPER, written
 from latentfaces.components.evaluate.inputs import TrainedModel
 from latentfaces.components.evaluate.registry import Animation, register_figure
 
 MILLISECONDS = 200
 HELD = 10  # times as long, for which the last frame is shown
 
-_FONT, _LINE = 15, 24
+_LINE = 32  # pixels of the text above
 
 
 @register_figure("{model}_training", about=TrainedModel)
@@ -41,6 +41,6 @@ def training(model: TrainedModel) -> Animation | None:
 def _frame(picture: Image.Image, text: str) -> Image.Image:
     """Puts a line of text above the upper half of a picture."""
     frame = Image.new("RGB", (picture.width, _LINE + picture.height // 2), PAPER)
+    frame.paste(written(text, picture.width, _LINE, "l"))
     frame.paste(picture, (0, _LINE), picture)
-    ImageDraw.Draw(frame).text((4, _LINE / 2), text, INK, ImageFont.load_default(_FONT), anchor="lm")
     return frame

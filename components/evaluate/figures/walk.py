@@ -8,7 +8,7 @@ from latentfaces.components.evaluate.inputs import TrainedModel
 from latentfaces.components.evaluate.registry import Animation, register_figure
 
 COLUMNS, ROWS = 4, 2
-STATIONS, STEPS = 4, 12
+STATIONS, FRAMES = 4, 48
 MILLISECONDS = 80
 _LARGEST = 400  # pixels of a frame's side
 
@@ -19,7 +19,7 @@ def walk(model: TrainedModel) -> Animation:
     trips = COLUMNS * ROWS
     stations = np.resize(model.landmarks, (trips, STATIONS, model.latent_dim)).swapaxes(0, 1)
     frames = []
-    for points in latents.round_trip(stations, STEPS):  # one by one: together, large images would take GiBs
+    for points in latents.round_trip(stations, FRAMES):  # one by one: together, large images would take GiBs
         frame = grid(in_rows(model.generate(points), COLUMNS))
         frame.thumbnail((_LARGEST, _LARGEST))
         frames.append(frame)

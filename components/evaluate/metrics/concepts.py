@@ -1,17 +1,14 @@
 """What concept vectors do: whether their attribute comes and goes along them, and what else does."""
 
-import io
-
-import numpy as np
-
-from latentfaces.components.evaluate.concepts import BAR, STEPS, Concept, concepts
+from latentfaces.common.concepts import pack_concepts
+from latentfaces.components.evaluate.concepts import BAR, STEPS, concepts
 from latentfaces.components.evaluate.inputs import Autoencoder
 from latentfaces.components.evaluate.registry import Fact, Result, Table, number, percent, register_metric
 
 
 @register_metric("concepts", about=Autoencoder)
 def measure(model: Autoencoder) -> Result | None:
-    """For each attribute what is told of a `Concept`, and `concepts.npz`, which holds the vectors.
+    """For each attribute what is told of a `MeasuredConcept`, and `concepts.npz`, which holds the vectors.
 
     `effects` are in the attributes' order; `shares` are those at each of the `steps`.
     """
@@ -32,7 +29,7 @@ def measure(model: Autoencoder) -> Result | None:
         }
         for each in found
     }
-    failed = ", ".join(each.name.replace("_", " ") for each in found if not each.works)
+    failed = ", ".join(each.title for each in found if not each.works)
     table = Table(
         "Concepts",
         f"Held-out images, {max(each.images for each in found):,} at most, are moved along an attribute's "
@@ -45,7 +42,7 @@ def measure(model: Autoencoder) -> Result | None:
         columns=["", "works", "times\nthe vector", "changed", "others\nchanged", "identity\nkept"],
         rows=[
             [
-                each.name.replace("_", " "),
+                each.title,
                 "yes" if each.works else "no",
                 number(each.strength),
                 percent(each.success),
@@ -56,18 +53,4 @@ def measure(model: Autoencoder) -> Result | None:
         ],
     )
     facts = [Fact("Concepts that work", f"{sum(each.works for each in found)} of {len(found)}")]
-    return Result(numbers, facts, [table], {"concepts.npz": _packed(found, model.generator.sha256)})
-
-
-def _packed(found: list[Concept], decoder_sha256: str) -> bytes:
-    """Returns a NumPy file that `numpy.load` reads without pickle; the same concepts give the same bytes."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        names=np.array([each.name for each in found]),
-        vectors=np.stack([each.vector for each in found]),
-        strengths=np.array([each.strength for each in found]),
-        works=np.array([each.works for each in found]),
-        decoder_sha256=np.array(decoder_sha256),
-    )
-    return buffer.getvalue()
+    return Result(numbers, facts, [table], {"concepts.npz": pack_concepts(found, model.generator.sha256)})

@@ -14,8 +14,8 @@ from latentfaces.components.evaluate.distances import (
     kernel_distance,
     manifolds,
 )
-from latentfaces.components.evaluate.inputs import Autoencoder, Inputs
-from latentfaces.components.evaluate.mixture import mixture_feature_sets
+from latentfaces.components.evaluate.feature_sets import feature_sets, held_out_features
+from latentfaces.components.evaluate.inputs import Inputs
 from latentfaces.components.evaluate.registry import Fact, Result, Table, number, percent, register_metric
 
 LEAST = 2 * BLOCKS  # images of each kind, below which nothing is measured
@@ -33,13 +33,8 @@ def distances(inputs: Inputs) -> Result | None:
     count = inputs.compared
     if count < LEAST:
         return None
-    real = inputs.real_feature_sets(count)
-    sets: dict[str, tuple[str, Iterable[np.ndarray]]] = {"train": ("train images", real["train"])}
-    for model in inputs.models:
-        sets |= model.feature_sets(count)
-        if isinstance(model, Autoencoder):
-            sets |= mixture_feature_sets(model, count)
-    held_out = _gather(real["held_out"], count)
+    sets = feature_sets(inputs, count)
+    held_out = _gather(held_out_features(inputs, count), count)
     key_of_frechet, name = "frechet_distance", "Fréchet distance"
     if inputs.feature_source == "inception":
         key_of_frechet, name = "fid", "FID"

@@ -29,10 +29,10 @@ def elbo(model: Autoencoder) -> Result | None:
     None where the encoder gives no variances.
     """
     images = model.inputs.real.held_out[: model.inputs.fitting(IMAGES)]
-    weights = log_weights(model, images, DRAWS)
     variances = model.log_variances(images)
-    if weights is None or variances is None:
+    if variances is None:
         return None
+    weights = log_weights(model, images, variances, DRAWS)
     bound = float(weights.mean())
     divergence = float(np.mean(kl(model.means[: len(images)], variances)))
     # The expectation of log p(x|z), less noisily than by its own mean: near the true posterior the weights
@@ -77,7 +77,7 @@ _TITLES = {
 }
 
 
-def log_weights(model: Autoencoder, images: np.ndarray, draws: int) -> np.ndarray | None:
+def log_weights(model: Autoencoder, images: np.ndarray, variances: np.ndarray, draws: int) -> np.ndarray:
     """Returns log p(x|z) + log p(z) - log q(z|x) for latents z drawn from the posterior q of each image x.
 
     Its mean is the ELBO. Where the posterior is the true one, all are log p(x).
@@ -85,14 +85,12 @@ def log_weights(model: Autoencoder, images: np.ndarray, draws: int) -> np.ndarra
     Args:
         model: whose encoder gives the posterior.
         images: uint8 [N, H, W, C].
+        variances: the logarithms of their posteriors' variances, [N, D].
         draws: K.
 
     Returns:
-        float64 [N, K], or None where the encoder gives no variances.
+        float64 [N, K].
     """
-    variances = model.log_variances(images)
-    if variances is None:
-        return None
     means = model.encoder(images)
     rng = np.random.default_rng(model.inputs.seed)
     owners = np.repeat(np.arange(len(images)), draws)

@@ -3,12 +3,11 @@
 import numpy as np
 from sklearn.decomposition import PCA
 
-from latentfaces.common.images import to_float
+from latentfaces.common.images import AT_ONCE, to_float
 from latentfaces.components.evaluate.inputs import Autoencoder
 from latentfaces.components.evaluate.registry import Fact, Result, register_metric
 
 FITTED = 4000  # train images, at most, whose principal components are taken
-AT_ONCE = 1 << 25  # numbers in double precision
 _PSNR_CAP = 100.0  # decibels; identical images would give infinity, which JSON cannot hold
 
 

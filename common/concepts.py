@@ -1,9 +1,10 @@
-"""The concept vectors that an evaluation leaves in `concepts.npz`, read back with care."""
+"""Concept vectors, and `concepts.npz`, the file in which an evaluation leaves them."""
 
 import hashlib
 import io
 import zipfile
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,18 +17,40 @@ from latentfaces.common.storage import AnyPath
 _LARGEST = 64 << 20  # bytes, as they are in the file and unpacked
 
 
-class Concept(NamedTuple):
-    """One concept.
+@dataclass(frozen=True)
+class Concept:
+    """A direction in latent space that is to add what an attribute names.
 
     Attributes:
+        name: the attribute.
         vector: what is added to the latents of an image, float32 [D].
         strength: how many times it, for a change that shows most clearly.
         works: whether it shows in enough images.
     """
 
+    name: str
     vector: np.ndarray
     strength: float
     works: bool
+
+    @property
+    def title(self) -> str:
+        """The name as people write it."""
+        return self.name.replace("_", " ")
+
+
+def pack_concepts(concepts: Sequence[Concept], decoder_sha256: str) -> bytes:
+    """Returns a file that `numpy.load` reads without pickle; the same concepts give the same bytes."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        names=np.array([each.name for each in concepts]),
+        vectors=np.stack([each.vector for each in concepts]),
+        strengths=np.array([each.strength for each in concepts]),
+        works=np.array([each.works for each in concepts]),
+        decoder_sha256=np.array(decoder_sha256),
+    )
+    return buffer.getvalue()
 
 
 def read_concepts(file: AnyPath, decoder: bytes, latent_dim: int) -> dict[str, Concept]:
@@ -71,5 +94,5 @@ def read_concepts(file: AnyPath, decoder: bytes, latent_dim: int) -> dict[str, C
         ) from None
     if sha256.tolist() != hashlib.sha256(decoder).hexdigest():
         raise UserError(f"{file} belongs to another model: evaluate this one, or name its own concepts' file")
-    rows = zip(vectors.astype(np.float32), strengths.tolist(), works.tolist(), strict=True)
-    return {name: Concept(*row) for name, row in zip(names.tolist(), rows, strict=True)}
+    columns = names.tolist(), vectors.astype(np.float32), strengths.tolist(), works.tolist()
+    return {row[0]: Concept(*row) for row in zip(*columns, strict=True)}
