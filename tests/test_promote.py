@@ -1,6 +1,7 @@
 """Promotion, with generators that make what real images are like, more or less, without any training."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -13,6 +14,7 @@ from kfp import dsl
 
 from latentfaces.common import root as root_module
 from latentfaces.common import storage
+from latentfaces.common.config import EvaluateOptions
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.models import MODELS
 from latentfaces.common.promoted import PROMOTED, REJECTED, ROLLED_BACK, Decision, Promoted, read, update
@@ -342,7 +344,8 @@ def test_the_component_works_on_a_bucket_and_with_the_evaluations_own_report(dat
     assert set(read(root).models) == set(MODELS)
     evaluation.python_func(
         **{"dataset": dsl.Dataset(metadata={"location": str(data)}), "root": root, "run_id": "r2"},
-        **{"destination": "", "metrics": metrics, "report": report, "seed": 0, "features": "random"},
+        **{"destination": "", "metrics": metrics, "report": report},
+        **dataclasses.asdict(EvaluateOptions(features="random")),
         **{family: dsl.Model(uri=str(models / "good" / family)) for family in MODELS},
     )
     found = json.loads(storage.read(bucket / "root" / "runs" / "r2" / "evaluation" / "metrics.json"))
