@@ -461,3 +461,14 @@ def test_the_promotion_finds_its_place_and_its_style(browser, file, tmp_path):
     (tmp_path / "report.html").write_bytes(put(file.read_bytes(), section))
     show(browser, tmp_path / "report.html")
     assert browser.find_element(By.ID, "promoted").value_of_css_property("margin-top") == "7px"
+
+
+@pytest.mark.parametrize("line", ['{"source": [5], "reason": "x"}', "[1]", '"text"', '{"source": 5}', "{"])
+def test_what_is_no_list_of_refused_files_is_not_shown(line, tmp_path):
+    (tmp_path / "rejected.jsonl").write_text(line)
+    assert report._refused(str(tmp_path)) == []
+
+
+def test_no_setting_of_a_stranger_fills_the_page():
+    assert report._setting("x" * 1_000_000) == "x" * 300
+    assert report._setting([8, 8, 3]) == "8 × 8 × 3" and report._setting("") == report._setting(None) == "–"
