@@ -11,6 +11,7 @@ from latentfaces.common.examples import read_images
 from latentfaces.components.evaluate import latents
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
 from latentfaces.components.evaluate.mixture import mixture_latents
+from latentfaces.components.evaluate.principal_components import PrincipalComponents, principal_components
 
 Features = Iterator[np.ndarray]  # float32 [n, F] a batch
 
@@ -27,8 +28,8 @@ def feature_sets(inputs: Inputs, count: int) -> dict[str, tuple[str, Features]]:
 
     Returns:
         What the images are called, and the features of at least `count` of them: train images, and of each
-        model the samples, of an autoencoder also reconstructions of held-out images, and samples from the
-        mixture, where there is one.
+        model the samples, of an autoencoder also reconstructions of held-out images, those by as many
+        principal components, and samples from the mixture, where there are such.
 
     Raises:
         UserError: as they are asked for, if the data set was replaced, or a shard is missing or damaged.
@@ -39,6 +40,9 @@ def feature_sets(inputs: Inputs, count: int) -> dict[str, tuple[str, Features]]:
         sets[f"{name}_samples"] = (f"{title} samples", _samples(model, count))
         if isinstance(model, Autoencoder):
             sets[f"{name}_reconstructions"] = (f"{title} reconstructions", _reconstructions(model, count))
+            if line := principal_components(model):
+                by_line = f"the same by {model.latent_dim} principal components"
+                sets[f"{name}_principal_components"] = (by_line, _linear_reconstructions(model, line, count))
             if (points := mixture_latents(model, count)) is not None:
                 from_mixture = f"{title} samples from the Gaussian mixture"
                 sets[f"{name}_mixture_samples"] = (from_mixture, _mixture_samples(model, points))
@@ -68,6 +72,15 @@ def _reconstructions(model: Autoencoder, count: int) -> Features:
     inputs = model.inputs
     for images in _images(inputs, inputs.held_out_split, len(model.reconstruction_features), count):
         yield inputs.feature_network(model.generate(model.encoder(images)))
+
+
+def _linear_reconstructions(model: Autoencoder, line: PrincipalComponents, count: int) -> Features:
+    inputs = model.inputs
+    held_out = inputs.real.held_out
+    for start in range(0, len(held_out), inputs.streamed):
+        yield inputs.feature_network(line.reconstruct(held_out[start : start + inputs.streamed]))
+    for images in _images(inputs, inputs.held_out_split, len(held_out), count):
+        yield inputs.feature_network(line.reconstruct(images))
 
 
 def _mixture_samples(model: Autoencoder, points: np.ndarray) -> Features:

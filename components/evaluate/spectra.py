@@ -5,6 +5,7 @@ import scipy.fft
 
 from latentfaces.common.images import AT_ONCE, to_uint8
 from latentfaces.components.evaluate.inputs import SAMPLES, Autoencoder, Inputs, once
+from latentfaces.components.evaluate.principal_components import principal_components
 
 REAL = "real"
 
@@ -13,12 +14,17 @@ REAL = "real"
 def spectra(inputs: Inputs) -> dict[str, tuple[str, np.ndarray]]:
     """The title and the `power_spectrum` of each set of images, by its key.
 
-    Of "real", the held-out images, and of each model's "<model>_reconstructions" and "<model>_samples".
+    Of "real", the held-out images, and of each model's "<model>_reconstructions", those by as many principal
+    components, and "<model>_samples".
     """
     sets = {REAL: ("held-out images", inputs.real.held_out)}
     for model in inputs.models:
         if isinstance(model, Autoencoder):
             sets[f"{model.name}_reconstructions"] = (f"{model.title} reconstructions", model.reconstructions)
+            if line := principal_components(model):
+                title = f"the same by {model.latent_dim} principal components"
+                made = line.reconstruct(inputs.real.held_out[:SAMPLES])
+                sets[f"{model.name}_principal_components"] = (title, made)
         sets[f"{model.name}_samples"] = (f"{model.title} samples", model.samples)
     return {key: (title, power_spectrum(images[:SAMPLES])) for key, (title, images) in sets.items()}
 

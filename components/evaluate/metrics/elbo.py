@@ -6,6 +6,7 @@ import numpy as np
 
 from latentfaces.common.images import AT_ONCE, to_float
 from latentfaces.components.evaluate.inputs import Autoencoder
+from latentfaces.components.evaluate.principal_components import principal_components
 from latentfaces.components.evaluate.registry import Fact, Result, Table, register_metric
 
 IMAGES, DRAWS = 100, 64  # held-out images, and latents drawn from the posterior of each
@@ -19,8 +20,9 @@ def elbo(model: Autoencoder) -> Result | None:
 
     Over `images` held-out images, with `draws` latents of each: `reconstruction`, the log-likelihood expected
     under the posterior; `kl`, of the posterior from the prior; `elbo`, their difference (Kingma & Welling
-    2014); `importance_weighted`, the bound of Burda et al. 2016 (arXiv:1509.00519). All are sums over all
-    values of an image and all latents. Bits are negative log-likelihoods, the smaller the better.
+    2014); `importance_weighted`, the bound of Burda et al. 2016 (arXiv:1509.00519). Beside a Gaussian's
+    `principal_components`, the log-likelihood of as many of these. All are sums over all values of an image
+    and all latents. Bits are negative log-likelihoods, the smaller the better.
 
     `likelihood` is "bernoulli", the book's cross-entropy, which for values between 0 and 1 is a probability
     only in name; or "gaussian" of the `likelihood_std` that the model was trained with, as the probability of
@@ -46,6 +48,12 @@ def elbo(model: Autoencoder) -> Result | None:
     dimension = images[0].size * math.log(2)
     bits = {name: (value if name == "kl" else -value) / dimension for name, value in nats.items()}
     likelihood = "gaussian" if model.likelihood_std else "bernoulli"
+    titles = dict(_TITLES)
+    if model.likelihood_std and (line := principal_components(model)):
+        density = float(line.log_likelihood(images).mean())
+        nats["principal_components"] = density - images[0].size * math.log(LEVELS - 1)
+        bits["principal_components"] = -nats["principal_components"] / dimension
+        titles["principal_components"] = f"log-likelihood of {model.latent_dim} principal components, exact"
     numbers = {"likelihood": likelihood, "images": len(images), "draws": DRAWS, "nats": nats, "bits": bits}
     what = (
         f"a Gaussian likelihood with the standard deviation {model.likelihood_std:g} that the model was "
@@ -62,11 +70,14 @@ def elbo(model: Autoencoder) -> Result | None:
         columns=["", "nats\nan image", "bits\na dimension"],
         rows=[
             [title, f"{nats[name]:,.1f}".replace("-", "−"), f"{bits[name]:.3f}"]
-            for name, title in _TITLES.items()
+            for name, title in titles.items()
         ],
     )
     label = f"Evidence lower bound (ELBO) of {len(images):,} held-out images, bits a dimension"
-    return Result({"elbo": numbers}, [Fact(label, f"{bits['elbo']:.3f}")], [table])
+    beside = ""
+    if "principal_components" in bits:
+        beside = f"{model.latent_dim} principal components: {bits['principal_components']:.3f}"
+    return Result({"elbo": numbers}, [Fact(label, f"{bits['elbo']:.3f}", beside)], [table])
 
 
 _TITLES = {

@@ -1,13 +1,12 @@
 """How far reconstructions are off, beside those of principal components."""
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from latentfaces.common.images import AT_ONCE, to_float
 from latentfaces.components.evaluate.inputs import Autoencoder
+from latentfaces.components.evaluate.principal_components import principal_components
 from latentfaces.components.evaluate.registry import Fact, Result, register_metric
 
-FITTED = 4000  # train images, at most, whose principal components are taken
 _PSNR_CAP = 100.0  # decibels; identical images would give infinity, which JSON cannot hold
 
 
@@ -17,28 +16,15 @@ def reconstruction(model: Autoencoder) -> Result:
 
     That is `principal_components_psnr_db`, of a linear autoencoder, which needs no training.
     """
-    error = mean_squared_error(model.inputs.real.held_out, model.reconstructions)
+    held_out = model.inputs.real.held_out
+    error = mean_squared_error(held_out, model.reconstructions)
     numbers, beside = {"reconstruction_mse": error, "reconstruction_psnr_db": psnr(error)}, ""
-    if (line := _principal_components(model)) is not None:
-        numbers["principal_components_psnr_db"] = psnr(line)
-        beside = f"{model.latent_dim} principal components: {psnr(line):.1f} dB"
-    label = f"Reconstruction of {len(model.inputs.real.held_out):,} held-out images (PSNR)"
+    if line := principal_components(model):
+        of_line = psnr(mean_squared_error(held_out, line.reconstruct(held_out)))
+        numbers["principal_components_psnr_db"] = of_line
+        beside = f"{model.latent_dim} principal components: {of_line:.1f} dB"
+    label = f"Reconstruction of {len(held_out):,} held-out images (PSNR)"
     return Result(numbers, [Fact(label, f"{psnr(error):.1f} dB", beside)])
-
-
-def _principal_components(model: Autoencoder) -> float | None:
-    """Mean squared error of held-out images, each from as many principal components as there are latents.
-
-    None where there are not as many train images, or values in an image.
-    """
-    real = model.inputs.real
-    train = real.train[:FITTED].reshape(len(real.train[:FITTED]), -1)
-    if min(train.shape) <= model.latent_dim:
-        return None
-    fitted = PCA(model.latent_dim, svd_solver="randomized", random_state=0).fit(to_float(train))
-    rows = to_float(real.held_out.reshape(len(real.held_out), -1))
-    made = fitted.inverse_transform(fitted.transform(rows)).clip(0, 1).reshape(real.held_out.shape)
-    return mean_squared_error(real.held_out, made)
 
 
 def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
