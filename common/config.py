@@ -41,6 +41,7 @@ class TrainConfig:
         learning_rate: Adam's, at the start.
         beta_1: Adam's first momentum.
         learning_rate_decay: whether the learning rate falls to 0 along half a cosine.
+        warmup_steps: steps in which it rises from 0, if it falls later; less in a short run.
         image_shape: (height, width, channels) of the data set.
         warm_start: whether training begins from the promoted model's weights.
         initial_run: the run whose weights those were when this run began; "" where there were none.
@@ -70,6 +71,7 @@ class TrainConfig:
     learning_rate: float
     beta_1: float = 0.9
     learning_rate_decay: bool = False
+    warmup_steps: int = 0
     image_shape: tuple[int, int, int] = (0, 0, 0)
     initial_run: str = ""
     initial_digest: str = ""

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+# The models of each family, which share their networks' names; the first speaks for the family.
 MODELS = {
-    "vae": "latentfaces.components.train.models.vae:VAE",
-    "gan": "latentfaces.components.train.models.dcgan:DCGAN",
+    "vae": ("latentfaces.components.train.models.vae:VAE",),
+    "gan": (
+        "latentfaces.components.train.models.dcgan:DCGAN",
+        "latentfaces.components.train.models.r1gan:R1GAN",
+    ),
 }
 
 
@@ -62,6 +66,7 @@ class Model(ABC):
         network_names: of all networks, as their files are called.
         networks: by name.
         state: what a checkpoint holds, name to trackable object.
+        begins_with: train images that `begin` wants to see, at most.
     """
 
     title: ClassVar[str]
@@ -72,9 +77,9 @@ class Model(ABC):
     generator: ClassVar[str]
     encoder: ClassVar[str | None] = None
     network_names: ClassVar[tuple[str, ...]]
-
     networks: dict[str, keras.Model]
     state: dict[str, Any]
+    begins_with: int = 0
 
     @abstractmethod
     def __init__(self, config: TrainConfig) -> None:
@@ -91,6 +96,16 @@ class Model(ABC):
         Returns:
             The losses by name, each this replica's sum divided by the global count, so that the sum over the
             replicas is the mean over the global batch.
+        """
+
+    def begin(  # noqa: B027 - most begin at random
+        self, images: Iterable[np.ndarray], chiefs: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        """May choose initial weights by train images; called before the first step only.
+
+        Args:
+            images: in batches, uint8 [N, H, W, C], together at most `begins_with`, the same on every worker.
+            chiefs: returns to every worker the array that the chief gives: machines round differently.
         """
 
     def sample(self, latents: np.ndarray) -> tf.Tensor:
@@ -112,17 +127,27 @@ class Model(ABC):
         """The last thing before the networks are saved."""
 
 
-def find_model(name: str) -> type[Model]:
-    """Returns the model family of that name.
+def find_model(name: str, preset: str = "") -> type[Model]:
+    """Returns the model of a family that has a preset, or without one the family's first.
 
     Raises:
         UserError: if there is none.
     """
+    models = _models(name)
+    if not preset:
+        return models[0]
+    for model in models:
+        if preset in model.presets:
+            return model
+    title, known = models[0].title, ", ".join(presets(name))
+    raise UserError(f"preset {preset} is unknown for the {title}: choose one of {known}")
+
+
+def _models(name: str) -> list[type[Model]]:
     if name not in MODELS:
         raise UserError(f"model {name} is unknown: choose one of {', '.join(MODELS)}")
-    module, _, family = MODELS[name].partition(":")
-    found: type[Model] = getattr(importlib.import_module(module), family)
-    return found
+    places = [place.partition(":") for place in MODELS[name]]
+    return [getattr(importlib.import_module(module), model) for module, _, model in places]
 
 
 def settle(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, int]) -> TrainConfig:
@@ -139,36 +164,32 @@ def settle(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, i
     Raises:
         UserError: if an option is wrong, or the networks can't make such images.
     """
-    family = find_model(name)
     preset = options.get("preset", "")
-    if preset not in family.presets:
-        raise UserError(
-            f"preset {preset} is unknown for the {family.title}: choose one of {', '.join(family.presets)}"
-        )
+    model = find_model(name, preset or "none")
     height, width, _ = image_shape
-    multiple = family.presets[preset].side_multiple
+    multiple = model.presets[preset].side_multiple
     if height % multiple or width % multiple:
         raise UserError(
-            f"preset {preset} of the {family.title} needs images whose sides are multiples of {multiple}, "
+            f"preset {preset} of the {model.title} needs images whose sides are multiples of {multiple}, "
             f"and these are {height}x{width}: preprocess with another --image-size"
         )
     if options.get("epochs") and options.get("steps"):
         raise UserError("--epochs and --steps exclude each other: give one of them")
-    known = options_of(family.Config)
+    known = options_of(model.Config)
     others = {each.name for each in all_parameters()}
     for key, value in options.items():
         if key not in known and (value or key not in others):
-            raise UserError(f"{flag(key)} is not an option of the {family.title}: leave it out")
+            raise UserError(f"{flag(key)} is not an option of the {model.title} {preset}: leave it out")
     given = {key: value for key, value in options.items() if key in known and value}
-    return family.Config(
-        **{**family.presets[preset].settings, **given, "model": name, "image_shape": image_shape}
+    return model.Config(
+        **{**model.presets[preset].settings, **given, "model": name, "image_shape": image_shape}
     )
 
 
 def all_parameters() -> list[inspect.Parameter]:
     """Returns the options of every model, each once; all but `preset` have a default."""
-    found = {each.name: each for name in MODELS for each in parameters(find_model(name).Config)}
-    names = (f"{', '.join(find_model(name).presets)} for the {find_model(name).title}" for name in MODELS)
+    found = {each.name: each for name in MODELS for each in _options(name)}
+    names = (f"{', '.join(presets(name))} for the {find_model(name).title}" for name in MODELS)
     found["preset"] = _explained(found["preset"], f"Networks and settings: {'; '.join(names)}.")
     return list(found.values())
 
@@ -180,15 +201,24 @@ def joint_parameters() -> list[inspect.Parameter]:
     """
     result = {}
     for name in MODELS:
-        family = find_model(name)
-        for each in parameters(family.Config):
+        for each in _options(name):
             if each.name == "preset":
-                each = _explained(each, f"Networks and settings: {', '.join(family.presets)}.")
-                each = each.replace(default=family.default_preset)
+                each = _explained(each, f"Networks and settings: {', '.join(presets(name))}.")
+                each = each.replace(default=find_model(name).default_preset)
             if not type_and_option(each)[1].shared:
                 each = each.replace(name=f"{name}_{each.name}")
             result[each.name] = each
     return list(result.values())
+
+
+def presets(name: str) -> dict[str, Preset]:
+    """Returns the presets of a family's models."""
+    return {preset: said for model in _models(name) for preset, said in model.presets.items()}
+
+
+def _options(name: str) -> list[inspect.Parameter]:
+    """The options of a family's models, each once."""
+    return list({each.name: each for model in _models(name) for each in parameters(model.Config)}.values())
 
 
 def _explained(parameter: inspect.Parameter, text: str) -> inspect.Parameter:
@@ -198,8 +228,8 @@ def _explained(parameter: inspect.Parameter, text: str) -> inspect.Parameter:
 
 def joint_options(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns one model's options among the values of `joint_parameters`, under their own names."""
-    said = options_of(find_model(name).Config)
-    return {option: values[option if said[option].shared else f"{name}_{option}"] for option in said}
+    found = {each.name: type_and_option(each)[1] for each in _options(name)}
+    return {key: values[key if said.shared else f"{name}_{key}"] for key, said in found.items()}
 
 
 def config_from_json(text: str) -> TrainConfig:
@@ -211,4 +241,4 @@ def config_from_json(text: str) -> TrainConfig:
     """
     values = json.loads(text)
     values["image_shape"] = tuple(values["image_shape"])
-    return find_model(values["model"]).Config(**values)
+    return find_model(values["model"], values["preset"]).Config(**values)

@@ -155,3 +155,9 @@ def test_more_images_than_fit_at_once_change_nothing(data, tmp_path, monkeypatch
     whole = weights_of(model, 3)
     monkeypatch.setattr("latentfaces.components.evaluate.metrics.elbo.AT_ONCE", 7 * VALUES)
     np.testing.assert_allclose(weights_of(model, 3), whole, atol=1e-4)
+
+
+def test_the_standard_deviation_of_a_calibrated_vae_is_that_of_what_it_leaves_out(data, tmp_path):
+    model = load(data, tmp_path, likelihood_std=None, calibrated=True)
+    assert model.likelihood_std == pytest.approx(STD, rel=0.1)
+    assert elbo(model).numbers["elbo"]["likelihood"] == "gaussian"

@@ -174,6 +174,7 @@ NETWORKS = {
     "VAE book": lambda: vae.build("book", (28, 28, 1), 2)["decoder"],
     "VAE book encoder": lambda: vae.build("book", (28, 28, 1), 2)["encoder"],
     "VAE faces": lambda: vae.build("faces", (64, 64, 3), 128)["decoder"],
+    "VAE faces encoder": lambda: vae.build("faces", (64, 64, 3), 128)["encoder"],
     "GAN small": lambda: dcgan.build("small", (32, 32, 3), 64)["generator"],
     "GAN book": lambda: dcgan.build("book", (32, 32, 3), 128)["generator"],
     "mixed": mixed,
@@ -208,6 +209,10 @@ def compare(browser, name):
     model = portable(NETWORKS[name]()) if name != "mixed" else NETWORKS[name]()
     if "book" in name:  # whose fresh weights make plain grey
         model.set_weights([(5 if "VAE" in name else 3) * each for each in model.get_weights()])
+    rng = np.random.default_rng(1)  # in place of weights that begin as zeros
+    model.set_weights(
+        [each if each.any() else rng.normal(0, 0.05, each.shape) for each in model.get_weights()]
+    )
     values = np.random.default_rng(0).normal(size=(1, *model.input.shape[1:])).astype(np.float32)
     expected = np.asarray(keras.tree.flatten(model(values))[0]).ravel()
     assert np.ptp(expected) > 0.2

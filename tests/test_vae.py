@@ -2,7 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.decomposition import PCA
 
+from latentfaces.components.train.augment import mirror
 from latentfaces.components.train.models.vae import VAE, VAEConfig, cross_entropy, gaussian_loss, kl_loss
 from latentfaces.components.train.noise import GlobalBatchNoise
 
@@ -67,26 +69,67 @@ def test_a_step_is_the_books(float64, batch):
         np.testing.assert_allclose(ours, books, rtol=1e-8, atol=1e-10)
 
 
+def calibrated(batch, shape, latent_dim=4, images=None):
+    """A VAE for faces that has begun with images."""
+    task = VAE(config_of("small", batch, shape, latent_dim=latent_dim))
+    images = images if images is not None else np.rint(255 * pictures(60, shape).numpy()).astype(np.uint8)
+    task.begin(np.array_split(images, 2), lambda array: array)
+    return task
+
+
 def test_a_step_for_faces_sums_the_formula(float64):
     shape = (16, 16, 3)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
-        task = VAE(config_of("small", 5, shape, latent_dim=4, likelihood_std=0.2))
-    data = pictures(5, shape)
+        task = calibrated(5, shape)
+    noise = noise_of(0, 5)
+    data = mirror(pictures(5, shape), noise)
+    variance = task.state["variance"].numpy()
     z_mean, z_log_var = (array.numpy() for array in task.networks["encoder"](data))
-    z = z_mean + np.exp(z_log_var / 2) * noise_of(0, 5).normal(4).numpy()
+    z = z_mean + np.exp(z_log_var / 2) * noise.normal(4).numpy()
     outputs = task.networks["decoder"](z).numpy()
-    losses = run(task, strategy, data, 0)
-    # -log N(x; outputs, 0.2^2) without its constant, and KL(N(mean, var), N(0, 1)), of Kingma & Welling
-    pixels = ((data.numpy() - outputs) ** 2 / (2 * 0.2**2)).sum() / 5
+    assert 0 < outputs.min() < outputs.max() < 1  # none is clipped
+    losses = run(task, strategy, pictures(5, shape), 0)
+    # -log N(255 x; 255 outputs, 255^2 variance), and KL(N(mean, var), N(0, 1)), of Kingma & Welling
+    errors = (data.numpy() - outputs) ** 2
+    pixels = (0.5 * errors / variance + 0.5 * np.log(2 * np.pi * 255**2 * variance)).sum() / 5
     kl = 0.5 * (z_mean**2 + np.exp(z_log_var) - z_log_var - 1).sum() / 5
     np.testing.assert_allclose(list(losses.values()), [pixels + kl, pixels, kl], rtol=1e-10)
+    assert task.state["variance"].numpy() == pytest.approx(0.9 * variance + 0.1 * errors.mean())
+
+
+def test_a_vae_for_faces_begins_as_the_optimum_of_a_linear_one(float64):
+    rng = np.random.default_rng(0)
+    rows = 0.5 + 0.04 * rng.standard_normal((200, 6)) @ rng.standard_normal((6, 64))
+    rows += 0.02 * rng.standard_normal((200, 64))
+    images = np.rint(255 * rows).clip(0, 255).astype(np.uint8).reshape(200, 8, 8, 1)
+    task = calibrated(5, (8, 8, 1), 4, images)
+    rows, variance = images.reshape(200, -1) / 255, task.state["variance"].numpy()
+    mean, log_var = (array.numpy() for array in task.networks["encoder"](images / 255))
+    made = task.networks["decoder"](mean).numpy().reshape(200, -1)
+    weights = task.networks["decoder"].get_layer("linear").get_weights()[0]
+    errors = np.square(rows - made).sum(axis=1)
+    errors += np.exp(log_var) @ np.square(weights).sum(axis=1)  # the components are orthogonal
+    likelihood = -32 * np.log(2 * np.pi * variance) - errors / (2 * variance)
+    kl = 0.5 * (mean**2 + np.exp(log_var) - log_var - 1).sum(axis=1)
+    # where the posterior is exact, the bound is the likelihood, here of probabilistic PCA
+    expected = PCA(4, svd_solver="full").fit(rows).score_samples(rows)
+    np.testing.assert_allclose(likelihood - kl, expected, rtol=1e-5)
+
+
+def test_more_latents_than_images_have_components_begin_unused(float64):
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+    task = calibrated(5, (16, 16, 1), 8, images)
+    mean, log_var = (array.numpy() for array in task.networks["encoder"](images / 255))
+    assert (mean[:, 2:] == 0).all() and (log_var[:, 2:] == 0).all() and np.isfinite(log_var).all()
+    np.testing.assert_allclose(task.networks["decoder"](mean), images / 255, atol=0.01)
 
 
 def test_losses_of_one_image_are_known_numbers():
     images, outputs = tf.constant([[[[0.0, 1.0]]]]), tf.constant([[[[0.5, 0.5]]]])
     np.testing.assert_allclose(cross_entropy(images, outputs), [np.log(2)], rtol=1e-6)
-    np.testing.assert_allclose(gaussian_loss(images, outputs, 0.5), [1.0], rtol=1e-6)
+    expected = [1.0 + np.log(2 * np.pi * (255 * 0.5) ** 2)]  # of two values
+    np.testing.assert_allclose(gaussian_loss(images, outputs, 0.25), expected, rtol=1e-6)
     np.testing.assert_allclose(kl_loss(tf.constant([[0.0, 2.0]]), tf.constant([[0.0, 0.0]])), [[0.0, 2.0]])
 
 
@@ -96,7 +139,7 @@ def shares_of_a_step(batch, replicas, count):
     images, sums = pictures(batch, shape), []
     for start in range(0, batch, size):
         keras.utils.set_random_seed(0)
-        task = VAE(config_of("small", count, shape, latent_dim=4))
+        task = calibrated(count, shape)
         gradients = []
         task.optimizer.apply = lambda values, _: gradients.extend(values)  # noqa: B023 - used at once
         losses = task.step(images[start : start + size], noise_of(0, batch, start, size))
@@ -114,8 +157,19 @@ def test_shares_add_up_to_the_step_of_the_global_batch(float64):
             np.testing.assert_allclose(part, replicas * all_of_it, rtol=1e-9, atol=1e-9)
 
 
-def test_the_learning_rate_falls_to_nothing():
-    task = VAE(config_of("small", 4, (16, 16, 3), learning_rate=1e-3, learning_rate_decay=True))
+def test_the_learning_rate_rises_in_a_tenth_of_the_run_at_most_and_falls_to_nothing():
+    for steps, warmup, highest in ((9, 0, 0), (40, 4, 4), (2000, 100, 100)):
+        task = VAE(config_of("small", 4, (16, 16, 3), steps=steps))
+        rates = []
+        for step in (0, highest // 2, highest, steps):
+            task.optimizer.iterations.assign(step)
+            rates.append(float(task.optimizer.learning_rate) / VAE.presets["small"].settings["learning_rate"])
+        np.testing.assert_allclose(rates, [0 if warmup else 1, 0.5 if warmup else 1, 1, 0], atol=1e-6)
+
+
+def test_the_learning_rate_falls_along_half_a_cosine():
+    changes = {"learning_rate": 1e-3, "learning_rate_decay": True, "warmup_steps": 0}
+    task = VAE(config_of("small", 4, (16, 16, 3), **changes))
     rates = []
     for step in range(11):
         task.optimizer.iterations.assign(step)

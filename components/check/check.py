@@ -13,7 +13,7 @@ from latentfaces.common import storage
 from latentfaces.common.config import LAUNCHERS, EvaluateOptions, RunOptions
 from latentfaces.common.errors import UserError
 from latentfaces.common.model_folder import refuse_other_run
-from latentfaces.common.models import MODELS, find_model, joint_options, joint_parameters, settle
+from latentfaces.common.models import MODELS, find_model, joint_options, joint_parameters, presets, settle
 from latentfaces.common.options import flag, parameters, pick
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import in_a_pod
@@ -111,7 +111,7 @@ def own_pod(options: Mapping[str, Any], run: RunOptions) -> tuple[str, str, str]
         return "0", "100m", "500Mi"
     from kubernetes.utils import parse_quantity  # which takes most of a second to import
 
-    presets = (find_model(name).presets[options[f"{name}_preset"]] for name in MODELS)
-    largest = max(presets, key=lambda preset: parse_quantity(preset.memory))
+    chosen = (presets(name)[options[f"{name}_preset"]] for name in MODELS)
+    largest = max(chosen, key=lambda preset: parse_quantity(preset.memory))
     gpus = str(run.workers * run.gpus_per_worker)
     return gpus, options["cpu"] or largest.cpu, options["memory"] or largest.memory

@@ -36,6 +36,7 @@ AT_ONCE = 1 << 30
 STREAMED = 64 << 20  # bytes of a batch of images that are not held
 
 LOG_VARIANCE_LIMIT = 50  # of a latent; its exponential is far from what float32 cannot hold
+CALIBRATED_BY, LEAST_STD = 500, 1e-3  # train images, and what comes of images that are all the same
 DIVERSITY_LIMIT = 500  # images compared pair by pair
 LEAST_TRAIN, LEAST_HELD_OUT = 50, 5  # examples with an attribute, and without, to learn it and to judge it
 
@@ -168,7 +169,6 @@ class Autoencoder(TrainedModel):
 
     Attributes:
         encoder: that.
-        likelihood_std: of the Gaussian likelihood of pixels around what the decoder gives; 0 for Bernoulli's.
     """
 
     landmark_name = "held-out image"
@@ -183,7 +183,21 @@ class Autoencoder(TrainedModel):
             raise UserError(
                 f"'{folder}/config.json' gives a likelihood_std that is no standard deviation: train again"
             )
-        self.likelihood_std = float(std)
+        self._likelihood_std = float(std)
+
+    @functools.cached_property
+    def likelihood_std(self) -> float:
+        """Standard deviation of the Gaussian likelihood of pixels around what the decoder gives.
+
+        0 for Bernoulli's. Of a calibrated VAE (Rybkin et al. 2021) it is the root mean square error of train
+        images that are decoded from draws of their posteriors.
+        """
+        images = self.inputs.real.train[:CALIBRATED_BY]
+        if not self.settings.get("calibrated") or (variances := self.log_variances(images)) is None:
+            return self._likelihood_std
+        drawn = np.random.default_rng(self.inputs.seed).standard_normal(variances.shape, np.float32)
+        made = self.generate(self.train_means[: len(images)] + np.exp(variances / 2) * drawn)
+        return max(float(np.sqrt(np.mean(np.square(made - to_float(images))))), LEAST_STD)
 
     def log_variances(self, images: np.ndarray) -> np.ndarray | None:
         """The logarithms of the variances of images' latents, float32 [N, D].

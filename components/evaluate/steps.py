@@ -263,6 +263,14 @@ def _upsampling(program: Program, layer: Any, sources: Sequence[int]) -> int:
     )
 
 
+def _pooling(program: Program, layer: Any, sources: Sequence[int]) -> int:
+    # halfway between two pixels is their mean
+    _check(layer.pool_size == layer.strides == (2, 2), layer.data_format == "channels_last", layer=layer)
+    taken, given = (list(each.shape[1:]) for each in (layer.input, layer.output))
+    _check(taken[:2] == [2 * given[0], 2 * given[1]], layer=layer)
+    return program.add("resize", sources, taken=taken, given=given, bilinear=True)
+
+
 def _clip(program: Program, operation: Any, sources: Sequence[int]) -> int:
     _check(np.isscalar(operation.x_min), np.isscalar(operation.x_max), layer=operation)
     least, most = float(operation.x_min), float(operation.x_max)
@@ -290,6 +298,7 @@ _KINDS: dict[str, Callable[[Program, Any, Sequence[int]], int]] = {
     "Permute": _permute,
     "DepthToSpace": _depth_to_space,
     "UpSampling2D": _upsampling,
+    "AveragePooling2D": _pooling,
     "Clip": _clip,
     **dict.fromkeys(("Dropout", "Flatten", "Reshape"), _same),
 }

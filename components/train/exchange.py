@@ -45,7 +45,7 @@ class Exchange:
         self._gather = gather
 
     def all_gather(self, numbers: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Returns every worker's numbers, float64 [workers, numbers]; each worker gives as many."""
+        """Returns every worker's numbers, float64 [workers, ...]; each worker gives as many."""
         mine = tf.constant(np.asarray(numbers, np.float64))
         copies = self._strategy.experimental_local_results(self._gather(mine))
         return copies[0].numpy()[:: len(copies)]  # a worker's replicas all say the same
@@ -53,6 +53,11 @@ class Exchange:
     def agree_on(self, step: int) -> int:
         """Returns the step that the chief gives; also a barrier, which no one passes before all are there."""
         return int(self.all_gather([step])[0, 0])
+
+    def chiefs(self, array: np.ndarray) -> np.ndarray:
+        """Returns the array, float64, that the chief gives; all give one of the same shape."""
+        given: np.ndarray = self.all_gather(array)[0]
+        return given
 
     def after_round(self, mine: Round) -> Round:
         """Returns what holds for all: whether one leaves, the chief's clock and pace, summed losses."""

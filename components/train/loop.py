@@ -35,6 +35,7 @@ from latentfaces.components.train.noise import GlobalBatchNoise
 logger = logging.getLogger(__name__)
 
 _REAL_IMAGES = 256  # with whose diversity that of samples is compared
+_AT_ONCE = 100  # of the images that a model begins with
 
 
 def train(
@@ -86,9 +87,10 @@ def train(
         )
     examples = open_split(config.dataset, dataset, "train")
     with strategy.scope():
-        model = find_model(config.model)(config)
+        model = find_model(config.model, config.preset)(config)
 
-    # Go on from the newest checkpoint that the chief can read, or begin from a promoted model's weights.
+    # Go on from the newest checkpoint that the chief can read, or begin: from what the train images are like,
+    # or from a promoted model's weights.
     checkpoints = Checkpoints(folder / "checkpoints", model.state, len(model.loss_names))
     exchange = Exchange(strategy)
     task = this_task()
@@ -97,6 +99,11 @@ def train(
     step = exchange.agree_on(step)
     if not is_chief:
         losses = checkpoints.restore_step(step)
+    if model.begins_with and not step:
+        rows = np.arange(min(len(examples), model.begins_with))
+        parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+        images = (parse_images(examples.read(part), config.image_shape).numpy() for part in parts)
+        model.begin(images, exchange.chiefs)
     if config.initial_run and not step:
         warm_start.load(config, folder, model.networks)
     monitor = None

@@ -46,7 +46,13 @@ class Monitor:
         self._rows: list[dict[str, Any]] = [
             row for row in read_history(folder) if int(row["step"]) <= first_step
         ]
-        expected = {"step", "epoch", "seconds", *find_model(config.model).loss_names, "diversity_ratio"}
+        expected = {
+            "step",
+            "epoch",
+            "seconds",
+            *find_model(config.model, config.preset).loss_names,
+            "diversity_ratio",
+        }
         if self._rows and not expected <= self._rows[0].keys():
             raise UserError(
                 f"{folder / 'history.csv'} has other columns than this run writes: remove it, and go on "

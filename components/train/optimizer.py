@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -13,19 +13,32 @@ from latentfaces.common.config import TrainConfig
 Result = TypeVar("Result")
 
 
-def adam(config: TrainConfig, *, ema_decay: float = 0.0) -> keras.optimizers.Optimizer:
+def adam(
+    config: TrainConfig, *, beta_2: float = 0.999, last: float = 0.0, ema_decay: float = 0.0
+) -> keras.optimizers.Optimizer:
     """Returns Adam (Kingma & Ba 2015) as the run's configuration says.
 
     In mixed_float16 it scales the loss, so that small gradients don't vanish (Micikevicius et al. 2018).
 
     Args:
         config: of the run.
+        beta_2: Adam's second momentum.
+        last: the part of the learning rate to which it falls, if it does.
         ema_decay: of an exponential moving average of the weights that is kept beside them; 0 for none.
     """
-    rate = config.learning_rate
+    rate: Any = config.learning_rate
+    if config.learning_rate_decay:
+        warmup = min(config.warmup_steps, config.steps // 10)
+        rise = {"initial_learning_rate": 0.0, "warmup_target": rate, "warmup_steps": warmup}
+        rate = keras.optimizers.schedules.CosineDecay(
+            **(rise if warmup else {"initial_learning_rate": rate}),
+            decay_steps=config.steps - warmup,
+            alpha=last,
+        )
     optimizer = keras.optimizers.Adam(
-        keras.optimizers.schedules.CosineDecay(rate, config.steps) if config.learning_rate_decay else rate,
+        rate,
         beta_1=config.beta_1,
+        beta_2=beta_2,
         **({"use_ema": True, "ema_momentum": ema_decay} if ema_decay else {}),
     )
     return (

@@ -39,7 +39,7 @@ from latentfaces.common import lease, storage
 from latentfaces.common.config import RunOptions, TrainConfig
 from latentfaces.common.errors import RunError, UserError, printable
 from latentfaces.common.model_folder import is_finished, read_config
-from latentfaces.common.models import find_model
+from latentfaces.common.models import presets
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import in_a_pod
 from latentfaces.components.train.launch import (
@@ -252,7 +252,7 @@ def _pod(
     attempt: str, home: Home, group: WorkerGroup, config: TrainConfig, pods: PodOptions
 ) -> dict[str, Any]:
     """Returns the specification of a worker's pod."""
-    preset = find_model(config.model).presets[config.preset]
+    preset = presets(config.model)[config.preset]
     requests = {"cpu": pods.cpu or preset.cpu, "memory": pods.memory or preset.memory}
     limits = {"memory": requests["memory"], **({"cpu": pods.cpu} if pods.cpu else {})}
     if group.run.gpus_per_worker:

@@ -7,12 +7,17 @@ presets are ours.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epy
 
 from latentfaces.common.config import TrainConfig
+from latentfaces.common.images import to_float
 from latentfaces.common.models import Model, Preset
 
 with epy.lazy_imports():
@@ -20,12 +25,14 @@ with epy.lazy_imports():
     import tensorflow as tf
     from keras import layers
 
-    from latentfaces.components.train import convolution, optimizer
+    from latentfaces.components.train import augment, convolution, optimizer
 
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
 
 ImageShape = tuple[int, int, int]
+
+_KEPT = 0.9  # of the likelihood's variance at each step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +40,15 @@ class VAEConfig(TrainConfig):
     """What is trained, for a VAE.
 
     Attributes:
-        likelihood_std: standard deviation of the Gaussian likelihood of the pixels around a reconstruction,
-            with the KL term summed over the latents as in the formula (Kingma & Welling 2014, appendix B); 0
-            for the loss of the book's listing 12.27, cross-entropy with the KL term averaged over latents.
+        calibrated: whether the pixels' likelihood is a Gaussian around the reconstruction, whose variance is
+            the mean squared error (Rybkin et al. 2021, arXiv:2006.13202), and the KL term is summed over the
+            latents as in the formula; if not, the loss is that of the book's listing 12.27, cross-entropy
+            with the KL term averaged over latents.
+        mirrored: whether half of the images are mirrored.
     """
 
-    likelihood_std: float = 0.0
+    calibrated: bool = False
+    mirrored: bool = False
 
 
 def cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
@@ -54,15 +64,17 @@ def cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(keras.losses.binary_crossentropy(images, reconstructions), axis=(1, 2))
 
 
-def gaussian_loss(images: tf.Tensor, reconstructions: tf.Tensor, std: float) -> tf.Tensor:
-    """Negative log-likelihood in nats, up to a constant, of images around their reconstructions, [N].
+def gaussian_loss(images: tf.Tensor, reconstructions: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+    """Negative log-likelihood in nats of images' pixel values, 0 to 255, around their reconstructions, [N].
 
     Args:
         images: floats in [0, 1], [N, H, W, C].
-        reconstructions: floats in [0, 1], [N, H, W, C].
-        std: standard deviation of each value; the smaller, the sharper the pictures have to be.
+        reconstructions: floats, [N, H, W, C].
+        variance: scalar, of each value; the smaller, the sharper the pictures have to be.
     """
-    return tf.reduce_sum(tf.square(images - reconstructions), axis=(1, 2, 3)) / (2 * std**2)
+    errors = tf.reduce_sum(tf.square(images - reconstructions), axis=(1, 2, 3)) / variance
+    values = math.prod(images.shape[1:])
+    return 0.5 * (errors + values * tf.math.log(2 * math.pi * 255**2 * variance))
 
 
 def kl_loss(z_mean: tf.Tensor, z_log_var: tf.Tensor) -> tf.Tensor:
@@ -92,10 +104,12 @@ class VAE(Model):
             {
                 "batch_size": 32,
                 "epochs": 30,
-                "latent_dim": 64,
-                "learning_rate": 2e-3,
+                "latent_dim": 128,
+                "learning_rate": 1e-3,
                 "learning_rate_decay": True,
-                "likelihood_std": 0.1,
+                "warmup_steps": 100,
+                "calibrated": True,
+                "mirrored": True,
             },
             cpu="1",
             memory="2Gi",
@@ -108,7 +122,9 @@ class VAE(Model):
                 "latent_dim": 128,
                 "learning_rate": 1e-3,
                 "learning_rate_decay": True,
-                "likelihood_std": 0.1,
+                "warmup_steps": 100,
+                "calibrated": True,
+                "mirrored": True,
             },
         ),
     }
@@ -124,32 +140,90 @@ class VAE(Model):
         self.optimizer = optimizer.adam(config)
         self.optimizer.build(self._weights)
         self.state = {**self.networks, "optimizer": self.optimizer}
+        if config.calibrated:
+            self.begins_with = 4000
+            # Clipped values would have no gradient.
+            self._to_pixels = keras.Model(self._decoder.input, self._decoder.layers[-1].input)
+            self._variance = tf.Variable(
+                0.01, trainable=False, dtype=keras.config.floatx(), aggregation=tf.VariableAggregation.SUM
+            )
+            self.state["variance"] = self._variance
+
+    def begin(self, images: Iterable[np.ndarray], chiefs: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Sets the linear layers to probabilistic PCA of train images: `Model.begin`.
+
+        That is the optimum of a linear VAE (Lucas et al. 2019, arXiv:1911.02469): training begins there and
+        learns what is not linear. In closed form (Tipping & Bishop 1999): with the principal components v,
+        their variances λ and σ² the mean of the variances that are left over, the decoder is v √(λ - σ²), the
+        posterior's mean √(λ - σ²) / λ vᵀ(x - mean) and its variance σ² / λ.
+        """
+        from sklearn.decomposition import PCA
+
+        to_mean, to_pixels = (network.get_layer("linear") for network in (self._encoder, self._decoder))
+        rows = np.concatenate([_shrunk(to_float(batch)) for batch in images])
+        count = min(self._config.latent_dim, min(rows.shape) - 1)
+        if count < 1:
+            return
+        fitted = PCA(count, svd_solver="randomized", random_state=0).fit(rows)
+        left = (rows.var(axis=0, ddof=1).sum() - fitted.explained_variance_.sum()) / (rows.shape[1] - count)
+        left = max(left, 1e-6)
+        kept = fitted.explained_variance_ > left
+        variances = np.where(kept, fitted.explained_variance_, left)
+        found = [fitted.mean_, fitted.components_, variances, np.array([left])]
+        mean, components, variances, (left,) = (chiefs(array) for array in found)
+        scale = np.sqrt(variances - left)[:, None] * components
+        inverse = scale / variances[:, None]
+        unused = [(0, self._config.latent_dim - count)]
+        to_mean.set_weights([np.pad(inverse, [*unused, (0, 0)]).T, np.pad(-inverse @ mean, unused)])
+        to_pixels.set_weights([np.pad(scale, [*unused, (0, 0)]), mean])
+        log_var = self._encoder.get_layer("z_log_var")
+        log_var.set_weights([log_var.get_weights()[0], np.pad(np.log(left / variances), unused)])
+        self._variance.assign(left)
 
     def step(self, images: tf.Tensor, noise: GlobalBatchNoise) -> dict[str, tf.Tensor]:
         """Trains on one replica's share of a global batch: `Model.step`."""
         config = self._config
+        if config.mirrored:
+            images = augment.mirror(images, noise)
 
-        def compute_gradients() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        def compute_gradients() -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
             with tf.GradientTape() as tape:
                 z_mean, z_log_var = self._encoder(images, training=True)
                 # The sampler, listing 12.25
                 z = z_mean + tf.exp(0.5 * z_log_var) * noise.normal(config.latent_dim)
-                outputs = self._decoder(z, training=True)
-                if config.likelihood_std:
-                    pixels = gaussian_loss(images, outputs, config.likelihood_std)
+                if config.calibrated:
+                    outputs = self._to_pixels(z, training=True)
+                    pixels = gaussian_loss(images, outputs, self._variance)
                     kl = kl_loss(z_mean, z_log_var)
                 else:
+                    outputs = self._decoder(z, training=True)
                     pixels = cross_entropy(images, outputs)
                     kl = kl_loss(z_mean, z_log_var) / config.latent_dim
                 reconstruction = tf.reduce_sum(pixels) / config.batch_size
                 kl = tf.reduce_sum(kl) / config.batch_size
                 total = reconstruction + kl
                 scaled = self.optimizer.scale_loss(total)
-            return tape.gradient(scaled, self._weights), [total, reconstruction, kl]
+            error = tf.reduce_sum(tf.reduce_mean(tf.square(images - outputs), axis=(1, 2, 3)))
+            return (
+                tape.gradient(scaled, self._weights),
+                [total, reconstruction, kl],
+                error / config.batch_size,
+            )
 
-        gradients, losses = optimizer.compute(compute_gradients, config)
+        gradients, losses, error = optimizer.compute(compute_gradients, config)
         self.optimizer.apply(gradients, self._weights)
+        if config.calibrated:  # what the replicas assign is summed
+            replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+            self._variance.assign(_KEPT / replicas * self._variance + (1 - _KEPT) * error)
         return dict(zip(self.loss_names, losses, strict=True))
+
+
+def _shrunk(images: np.ndarray) -> np.ndarray:
+    """Returns what the linear path sees of images [N, H, W, C], float64 [N, values]."""
+    count, height, width, channels = images.shape
+    by = _shrink(images.shape[1:])
+    cells = images.astype(np.float64).reshape(count, height // by, by, width // by, by, channels)
+    return cells.mean(axis=(2, 4)).reshape(count, -1)
 
 
 def build(preset: str, image_shape: ImageShape, latent_dim: int) -> dict[str, keras.Model]:
@@ -170,8 +244,8 @@ def build(preset: str, image_shape: ImageShape, latent_dim: int) -> dict[str, ke
         }
     filters = {"small": (32, 64, 128), "faces": (64, 128, 256, 256)}[preset]
     return {
-        "encoder": strided_encoder(image_shape, latent_dim, filters),
-        "decoder": strided_decoder(image_shape, latent_dim, filters[::-1]),
+        "encoder": faces_encoder(image_shape, latent_dim, filters),
+        "decoder": faces_decoder(image_shape, latent_dim, filters[::-1]),
     }
 
 
@@ -196,37 +270,76 @@ def book_decoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     return keras.Model(latents, convolution.to_pixels(x, channels, 3), name="decoder")
 
 
-def strided_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
-    """Convolutions with stride 2, each image normalized by itself, so that replicas may share a batch.
+def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
+    """Convolutions with stride 2, and beside them a linear path from the image, at most 32x32, to z_mean.
 
-    RMS normalization (Zhang & Sennrich 2019) is over the features of each pixel.
+    At first the convolutions add nothing.
+
+    Each image is normalized by itself, so that replicas may share a batch: RMS normalization (Zhang &
+    Sennrich 2019) is over the features of each pixel.
     """
     images = keras.Input(image_shape)
     x = images
     for count in filters:
-        x = layers.Conv2D(count, 4, strides=2, padding="same")(x)
-        x = layers.RMSNormalization()(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(x)
-    return keras.Model(images, _posterior(layers.Flatten()(x), latent_dim), name="encoder")
+        x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=_he())(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
+    z_mean, z_log_var = _posterior(layers.Flatten()(x), latent_dim, "zeros")
+    shrink = _shrink(image_shape)
+    few = images if shrink == 1 else layers.AveragePooling2D(shrink)(images)
+    linear = layers.Dense(latent_dim, name="linear", dtype=keras.config.floatx())(layers.Flatten()(few))
+    return keras.Model(images, [layers.Add()([z_mean, linear]), z_log_var], name="encoder")
 
 
-def strided_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
-    """The mirror image of `strided_encoder`."""
+def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
+    """The mirror image of `faces_encoder`.
+
+    The last doubling is a convolution to the four pixels that take the place of one (Shi et al. 2016); the
+    linear path makes at most 32x32 pixels, which are enlarged. Their sum is clipped to [0, 1].
+    """
     height, width, channels = image_shape
-    scale = 2 ** len(filters)
+    scale, shrink = 2 ** len(filters), _shrink(image_shape)
     latents = keras.Input((latent_dim,))
-    x = layers.Dense(height // scale * (width // scale) * filters[0])(latents)
+    x = layers.Dense(height // scale * (width // scale) * filters[0], kernel_initializer=_he())(latents)
     x = layers.Reshape((height // scale, width // scale, filters[0]))(x)
-    for count in filters:
-        x = layers.Conv2DTranspose(count, 4, strides=2, padding="same")(x)
-        x = layers.RMSNormalization()(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(x)
-    return keras.Model(latents, convolution.to_pixels(x, channels, 3), name="decoder")
+    x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
+    start = keras.initializers.VarianceScaling(
+        8.0, "fan_out"
+    )  # each pixel is the sum of a quarter of the kernel
+    for count in filters[1:]:
+        x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", kernel_initializer=start)(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
+    x = layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x)
+    x = layers.Reshape((height // 2, width // 2, 2, 2, channels))(x)
+    x = layers.Reshape(image_shape)(layers.Permute((1, 3, 2, 4, 5))(x))
+    few = (height // shrink, width // shrink, channels)
+    linear = layers.Dense(math.prod(few), name="linear", dtype=keras.config.floatx())(latents)
+    linear = layers.Reshape(few)(linear)
+    if shrink > 1:
+        linear = layers.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())(linear)
+    pixels = layers.Add(dtype=keras.config.floatx())([x, linear])
+    return keras.Model(
+        latents, layers.ReLU(max_value=1.0, dtype=keras.config.floatx())(pixels), name="decoder"
+    )
 
 
-def _posterior(x: keras.KerasTensor, latent_dim: int) -> list[keras.KerasTensor]:
+def _he() -> keras.initializers.Initializer:
+    """He's initializer (2015) for leaky rectifiers of slope 0.2."""
+    return keras.initializers.VarianceScaling(2 / (1 + 0.2**2))
+
+
+def _shrink(image_shape: ImageShape) -> int:
+    """By how much the linear path's images are smaller, so that they have at most 32x32 pixels."""
+    height, width, _ = image_shape
+    return next(
+        by for by in itertools.count(1) if max(height, width) <= 32 * by and height % by == width % by == 0
+    )
+
+
+def _posterior(
+    x: keras.KerasTensor, latent_dim: int, start: keras.initializers.Initializer | str = "glorot_uniform"
+) -> list[keras.KerasTensor]:
     # float32 whatever the precision: the KL term takes the exponential of z_log_var
     return [
-        layers.Dense(latent_dim, name=name, dtype=keras.config.floatx())(x)
+        layers.Dense(latent_dim, name=name, kernel_initializer=start, dtype=keras.config.floatx())(x)
         for name in ("z_mean", "z_log_var")
     ]
