@@ -416,7 +416,7 @@ class Other:
 
 
 def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "ae", f"{__name__}:Other")
+    monkeypatch.setitem(MODELS, "ae", (f"{__name__}:Other",))
     shutil.copytree(faces / "vae", tmp_path / "ae")
     config = tmp_path / "ae" / "config.json"
     config.write_text(config.read_text().replace('"vae"', '"ae"'))
