@@ -127,14 +127,14 @@ class Model(ABC):
         """The last thing before the networks are saved."""
 
 
-def find_model(name: str, preset: str = "") -> type[Model]:
+def find_model(name: str, preset: str | None = None) -> type[Model]:
     """Returns the model of a family that has a preset, or without one the family's first.
 
     Raises:
         UserError: if there is none.
     """
     models = _models(name)
-    if not preset:
+    if preset is None:
         return models[0]
     for model in models:
         if preset in model.presets:
@@ -165,7 +165,7 @@ def settle(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, i
         UserError: if an option is wrong, or the networks can't make such images.
     """
     preset = options.get("preset", "")
-    model = find_model(name, preset or "none")
+    model = find_model(name, preset)
     height, width, _ = image_shape
     multiple = model.presets[preset].side_multiple
     if height % multiple or width % multiple:
