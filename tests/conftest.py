@@ -273,3 +273,21 @@ def photographs(tmp_path):
     for number, name in enumerate(("ann.jpg", "bob.png")):
         cv2.imwrite(str(folder / name), photograph(number))
     return [folder / "ann.jpg", folder / "bob.png"]
+
+
+def shares_of_a_step(make, images, noise_of, replicas):
+    """Losses and gradients of a global batch's replicas, summed as Keras sums them, of what `make` makes."""
+    import keras  # here, because most tests do without
+
+    batch, sums = len(images), []
+    size = batch // replicas
+    for start in range(0, batch, size):
+        keras.utils.set_random_seed(0)
+        task, gradients = make(), []
+        for optimizer in task.state.values():
+            if isinstance(optimizer, keras.optimizers.Optimizer):
+                optimizer.apply = lambda values, _: gradients.extend(values)  # noqa: B023 - used at once
+        losses = task.step(images[start : start + size], noise_of(0, batch, start, size))
+        assert gradients
+        sums.append([*losses.values(), *gradients])
+    return [np.sum(parts, axis=0) for parts in zip(*sums, strict=True)]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import shares_of_a_step
 from scipy.special import expit
 
 from latentfaces.components.train.augment import mirror
@@ -59,24 +60,14 @@ def test_the_losses_are_those_of_the_papers():
     assert losses["generator_loss"] == pytest.approx(-np.mean(np.log(expit(after))), rel=1e-10)
 
 
-def shares_of_a_step(batch, replicas, count):
-    """Losses and both networks' gradients of a global batch's replicas, summed as Keras sums them."""
-    size, images, sums = batch // replicas, pictures(batch), []
-    for start in range(0, batch, size):
-        keras.utils.set_random_seed(0)
-        task = R1GAN(config_of(count))
-        gradients = []
-        for optimizer in (task.discriminator_optimizer, task.generator_optimizer):
-            optimizer.apply = lambda values, _: gradients.extend(values)  # noqa: B023 - used at once
-        losses = task.step(images[start : start + size], noise_of(0, batch, start, size))
-        sums.append([*losses.values(), *gradients])
-    return [np.sum(parts, axis=0) for parts in zip(*sums, strict=True)]
+def shares(batch, replicas, count):
+    return shares_of_a_step(lambda: R1GAN(config_of(count)), pictures(batch), noise_of, replicas)
 
 
 def test_shares_add_up_to_the_step_of_the_global_batch():
-    whole = shares_of_a_step(12, replicas=1, count=12)
+    whole = shares(12, replicas=1, count=12)
     for replicas in (2, 3):
-        for part, all_of_it in zip(shares_of_a_step(12, replicas, count=12), whole, strict=True):
+        for part, all_of_it in zip(shares(12, replicas, count=12), whole, strict=True):
             np.testing.assert_allclose(part, all_of_it, rtol=1e-9, atol=1e-12)
 
 

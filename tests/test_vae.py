@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import shares_of_a_step
 from sklearn.decomposition import PCA
 
 from latentfaces.components.train.augment import mirror
@@ -133,27 +134,18 @@ def test_losses_of_one_image_are_known_numbers():
     np.testing.assert_allclose(kl_loss(tf.constant([[0.0, 2.0]]), tf.constant([[0.0, 0.0]])), [[0.0, 2.0]])
 
 
-def shares_of_a_step(batch, replicas, count):
-    """Losses and gradients that replicas contribute to a global batch, summed as Keras sums them."""
-    shape, size = (16, 16, 3), batch // replicas
-    images, sums = pictures(batch, shape), []
-    for start in range(0, batch, size):
-        keras.utils.set_random_seed(0)
-        task = calibrated(count, shape)
-        gradients = []
-        task.optimizer.apply = lambda values, _: gradients.extend(values)  # noqa: B023 - used at once
-        losses = task.step(images[start : start + size], noise_of(0, batch, start, size))
-        sums.append([*losses.values(), *gradients])
-    return [np.sum(parts, axis=0) for parts in zip(*sums, strict=True)]
+def shares(batch, replicas, count):
+    shape = (16, 16, 3)
+    return shares_of_a_step(lambda: calibrated(count, shape), pictures(batch, shape), noise_of, replicas)
 
 
 def test_shares_add_up_to_the_step_of_the_global_batch(float64):
-    whole = shares_of_a_step(12, replicas=1, count=12)
+    whole = shares(12, replicas=1, count=12)
     for replicas in (2, 3):
-        for part, all_of_it in zip(shares_of_a_step(12, replicas, count=12), whole, strict=True):
+        for part, all_of_it in zip(shares(12, replicas, count=12), whole, strict=True):
             np.testing.assert_allclose(part, all_of_it, rtol=1e-9, atol=1e-9)
         # divided by the local instead of the global batch size, everything is too large
-        for part, all_of_it in zip(shares_of_a_step(12, replicas, 12 // replicas), whole, strict=True):
+        for part, all_of_it in zip(shares(12, replicas, 12 // replicas), whole, strict=True):
             np.testing.assert_allclose(part, replicas * all_of_it, rtol=1e-9, atol=1e-9)
 
 
