@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from latentfaces.common.examples import read_images
+from latentfaces.common.principal_components import PrincipalComponents
 from latentfaces.components.evaluate import latents
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
 from latentfaces.components.evaluate.mixture import mixture_latents
-from latentfaces.components.evaluate.principal_components import PrincipalComponents, principal_components
+from latentfaces.components.evaluate.principal_components import principal_components
 
 Features = Iterator[np.ndarray]  # float32 [n, F] a batch
 

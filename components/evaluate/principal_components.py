@@ -1,49 +1,10 @@
-"""The line for an autoencoder to beat: a linear one with as many latents, which needs no training."""
+"""The line for an autoencoder to beat: as many principal components, which need no training."""
 
-import math
-from dataclasses import dataclass
-
-import numpy as np
-from sklearn.decomposition import PCA
-
-from latentfaces.common.images import AT_ONCE, to_float
+from latentfaces.common.images import to_float
+from latentfaces.common.principal_components import PrincipalComponents, fit
 from latentfaces.components.evaluate.inputs import Autoencoder, once
 
 FITTED = 4000  # train images, at most
-_LEAST_VARIANCE = 1e-6  # of a value, about a quarter of one of 256 levels squared
-
-
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """Principal components of train images.
-
-    Attributes:
-        mean: [V], V the values of an image.
-        components: [K, V].
-        variances: of the images along them, [K].
-        left: the mean variance of what they leave out, in each other direction.
-    """
-
-    mean: np.ndarray
-    components: np.ndarray
-    variances: np.ndarray
-    left: float
-
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Returns images after the components, float32 in [0, 1], [N, H, W, C]."""
-        rows = to_float(images).reshape(len(images), -1) - self.mean
-        made: np.ndarray = (rows @ self.components.T @ self.components + self.mean).clip(0, 1)
-        return made.reshape(images.shape)
-
-    def log_likelihood(self, images: np.ndarray) -> np.ndarray:
-        """Returns the logarithm of images' density in nats, float64 [N]; exact (Tipping & Bishop 1999)."""
-        rows = (to_float(images).reshape(len(images), -1) - self.mean).astype(np.float64)
-        places = rows @ self.components.T
-        rest = np.sum(np.square(rows), axis=1) - np.sum(np.square(places), axis=1)
-        count, values = self.components.shape
-        constant = values * math.log(2 * math.pi) + np.log(self.variances).sum()
-        constant += (values - count) * math.log(self.left)
-        return -0.5 * (constant + np.sum(np.square(places) / self.variances, axis=1) + rest / self.left)
 
 
 @once
@@ -51,15 +12,4 @@ def principal_components(model: Autoencoder) -> PrincipalComponents | None:
     """As many as the model has latents; None where train images, or values in an image, are not more."""
     train = model.inputs.real.train[:FITTED]
     rows = to_float(train.reshape(len(train), -1))
-    if min(rows.shape) <= model.latent_dim:
-        return None
-    fitted = PCA(model.latent_dim, svd_solver="randomized", random_state=0).fit(rows)
-    total = sum(
-        float(rows[:, start : start + AT_ONCE // len(rows)].var(axis=0, ddof=1, dtype=np.float64).sum())
-        for start in range(0, rows.shape[1], AT_ONCE // len(rows))
-    )
-    left = (total - float(fitted.explained_variance_.sum())) / (rows.shape[1] - model.latent_dim)
-    left = max(left, _LEAST_VARIANCE)
-    return PrincipalComponents(
-        fitted.mean_, fitted.components_, np.maximum(fitted.explained_variance_, left), left
-    )
+    return None if min(rows.shape) <= model.latent_dim else fit(rows, model.latent_dim)

@@ -157,20 +157,16 @@ class VAE(Model):
         their variances λ and σ² the mean of the variances that are left over, the decoder is v √(λ - σ²), the
         posterior's mean √(λ - σ²) / λ vᵀ(x - mean) and its variance σ² / λ.
         """
-        from sklearn.decomposition import PCA
+        from latentfaces.common.principal_components import fit  # which takes a second to import
 
         to_mean, to_pixels = (network.get_layer("linear") for network in (self._encoder, self._decoder))
         rows = np.concatenate([_shrunk(to_float(batch)) for batch in images])
         count = min(self._config.latent_dim, min(rows.shape) - 1)
         if count < 1:
             return
-        fitted = PCA(count, svd_solver="randomized", random_state=0).fit(rows)
-        left = (rows.var(axis=0, ddof=1).sum() - fitted.explained_variance_.sum()) / (rows.shape[1] - count)
-        left = max(left, 1e-6)
-        kept = fitted.explained_variance_ > left
-        variances = np.where(kept, fitted.explained_variance_, left)
-        found = [fitted.mean_, fitted.components_, variances, np.array([left])]
-        mean, components, variances, (left,) = (chiefs(array) for array in found)
+        found = fit(rows, count)
+        arrays = [found.mean, found.components, found.variances, np.array([found.left])]
+        mean, components, variances, (left,) = (chiefs(array) for array in arrays)
         scale = np.sqrt(variances - left)[:, None] * components
         inverse = scale / variances[:, None]
         unused = [(0, self._config.latent_dim - count)]
