@@ -48,6 +48,7 @@ class TrainConfig:
         initial_digest: sha256 over the files of its networks.
         dataset: location of the data set folder.
         dataset_digest: sha256 over the data set's shards, so that other data at that location is noticed.
+        examples: images in its train split.
     """
 
     model: str
@@ -77,6 +78,7 @@ class TrainConfig:
     initial_digest: str = ""
     dataset: str = ""
     dataset_digest: str = ""
+    examples: int = 0
 
     def __post_init__(self) -> None:
         """Checks the options; raises `UserError`."""

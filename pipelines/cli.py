@@ -43,7 +43,7 @@ DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `prep
 LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=local_path)]
 
 DEMO_FACES = 3000
-DEMO_PARAMETERS = {"image_size": 32, "vae_preset": "small", "gan_preset": "small", "workers": 2}
+DEMO_PARAMETERS = {"image_size": 32, "vae_preset": "small", "gan_preset": "modern", "workers": 2}
 
 
 @app.command()

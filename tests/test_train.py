@@ -143,9 +143,10 @@ def test_a_finished_run_is_not_run_again_and_another_is_refused(trained, tiny_da
             run.train("gan", str(tiny_dataset), str(folder), **OPTIONS | change)
 
 
-def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path):
+@pytest.mark.parametrize("preset", [slow("small"), "modern"])
+def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path, preset):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    options = OPTIONS | {"precision": "float64"}
+    options = OPTIONS | {"precision": "float64", "preset": preset}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     processes = []
     for index in range(2):
@@ -161,7 +162,9 @@ def test_a_process_with_tf_config_is_that_worker(trained, tiny_dataset, tmp_path
     for process in processes:
         errors = process.communicate(timeout=180)[1]
         assert process.returncode == 0, errors
-    np.testing.assert_allclose(losses(tmp_path), losses(trained("gan", 1, "float64")), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses(tmp_path), losses(trained("gan", 1, "float64", preset=preset)), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("workers", [1, slow(2)])
@@ -192,15 +195,15 @@ def float32_after():
         {"precision": "mixed_float16"},
     ],
 )
-@pytest.mark.parametrize("model", ["gan", slow("vae")])
+@pytest.mark.parametrize(("model", "preset"), [slow("gan", "small"), ("gan", "modern"), slow("vae", "small")])
 @pytest.mark.usefixtures("float32_after")
-def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, model, change):
-    config = configure(model, str(tiny_dataset), preset="small", steps=STEPS, batch_size=BATCH)
+def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, model, preset, change):
+    config = configure(model, str(tiny_dataset), preset=preset, steps=STEPS, batch_size=BATCH)
     config = dataclasses.replace(config, **change)
     storage.write(tmp_path / "config.json", config.to_json().encode())
     loop.train(config, RunOptions(log_steps=1, checkpoint_steps=STEPS), tmp_path)
     precision = "float64" if "xla" in change else "float32"
-    ours, theirs = losses(tmp_path), losses(trained(model, 1, precision))
+    ours, theirs = losses(tmp_path), losses(trained(model, 1, precision, preset=preset))
     if "xla" in change:
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     else:  # mixed_float16 leaves out the first steps, in which the scaled loss overflows
@@ -208,12 +211,13 @@ def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, m
     assert {array.dtype for array in weights(tmp_path)} == {np.dtype(precision)}
 
 
-def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch):
+@pytest.mark.parametrize("preset", ["small", "modern"])
+def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch, preset):
     # In this process, without TF_CONFIG: the loop is the same, and TensorFlow is there already.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for file in tiny_dataset.iterdir():
         (bucket / "dataset" / file.name).write_bytes(file.read_bytes())
-    config = configure("gan", "gs://bucket/dataset", preset="small", steps=6, batch_size=BATCH)
+    config = configure("gan", "gs://bucket/dataset", preset=preset, steps=6, batch_size=BATCH)
     (bucket / "gan" / "config.json").write_text(config.to_json())
     often = RunOptions(log_steps=1, checkpoint_steps=3)
     loop.train(config, often, bucket / "gan")

@@ -1,13 +1,25 @@
+import functools
+import math
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import shares_of_a_step
+from PIL import Image
 from sklearn.decomposition import PCA
 
 from latentfaces.components.train.augment import mirror
-from latentfaces.components.train.models.vae import VAE, VAEConfig, cross_entropy, gaussian_loss, kl_loss
+from latentfaces.components.train.models.vae import (
+    VAE,
+    VAEConfig,
+    build,
+    cross_entropy,
+    gaussian_loss,
+    kl_loss,
+)
 from latentfaces.components.train.noise import GlobalBatchNoise
+from latentfaces.preprocessing.drawn_faces import draw_face
 
 STEPS = 3
 
@@ -18,9 +30,7 @@ def config_of(preset, batch, shape, **changes):
 
 
 def noise_of(step, batch, start=0, size=None):
-    return GlobalBatchNoise(
-        7, tf.constant(step, tf.int64), tf.constant(start, tf.int64), size or batch, batch
-    )
+    return GlobalBatchNoise(7, tf.cast(step, tf.int64), tf.constant(start, tf.int64), size or batch, batch)
 
 
 def pictures(batch, shape):
@@ -174,3 +184,55 @@ def test_samples_are_the_decoders(float64):
     task = VAE(config_of("small", 4, (16, 16, 3)))
     latents = np.random.default_rng(0).standard_normal((3, task.networks["decoder"].input_shape[1]))
     np.testing.assert_array_equal(task.sample(latents), task.networks["decoder"](latents))
+
+
+@pytest.fixture(scope="module")
+def spike_of():
+    """A function of seed and rate: how far a loss rose above the twenty before it, in nats a value."""
+    batch, steps, shape = 16, 100, (16, 16, 3)
+    drawn = [draw_face(np.random.default_rng(index))[0] for index in range(400)]
+    faces = np.stack([np.asarray(face.resize(shape[:2], Image.Resampling.BOX)) for face in drawn])
+
+    @functools.cache
+    def trained_at(rate):
+        changes = {"learning_rate": rate, "warmup_steps": 40, "steps": 2000}
+        task = VAE(config_of("small", batch, shape, **changes))
+
+        @tf.function
+        def train(seed):
+            losses = tf.TensorArray(tf.float32, steps)
+            for step in tf.range(steps, dtype=tf.int64):
+                rows = tf.random.stateless_uniform([batch], [seed, step], 0, len(faces), tf.int32)
+                images = tf.cast(tf.gather(faces, rows), tf.float32) / 255
+                found = task.step(images, noise_of(step, batch))
+                losses = losses.write(tf.cast(step, tf.int32), found["loss"])
+            return losses.stack()
+
+        return task, train
+
+    def measure(seed, rate):
+        task, train = trained_at(rate)
+        keras.utils.set_random_seed(seed)
+        for name, network in build("small", shape, task.networks["decoder"].input_shape[1]).items():
+            task.networks[name].set_weights(network.get_weights())
+        task.optimizer.iterations.assign(0)
+        for variable in task.optimizer.variables:
+            if variable.shape:
+                variable.assign(tf.zeros_like(variable))
+        task.begin([faces], lambda array: array)
+        losses = train(tf.constant(seed, tf.int64)).numpy()
+        before = np.median(np.lib.stride_tricks.sliding_window_view(losses[:-1], 20), axis=1)
+        return (losses[20:] - before).max() / math.prod(shape)
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed > 1 else []) for seed in range(20)]
+)
+def test_losses_have_no_spikes(spike_of, seed):
+    assert spike_of(seed, VAE.presets["small"].settings["learning_rate"]) < 0.45
+
+
+def test_a_learning_rate_that_is_too_high_has_spikes(spike_of):
+    assert spike_of(0, 0.1) > 0.6

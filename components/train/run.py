@@ -130,6 +130,7 @@ def configure(model: str, folder: str, **options: Any) -> TrainConfig:
         config,
         dataset=str(place.absolute() if isinstance(place, Path) else place),
         dataset_digest=dataset.digest,
+        examples=examples,
         steps=config.steps or math.ceil(config.epochs * examples / config.batch_size),
     )
 

@@ -25,7 +25,7 @@ with epy.lazy_imports():
     import tensorflow as tf
     from keras import layers
 
-    from latentfaces.components.train import augment, convolution, optimizer
+    from latentfaces.components.train import augment, convolution, optimizer, upsampling
 
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
@@ -105,7 +105,7 @@ class VAE(Model):
                 "batch_size": 32,
                 "epochs": 30,
                 "latent_dim": 128,
-                "learning_rate": 1e-3,
+                "learning_rate": 5e-3,
                 "learning_rate_decay": True,
                 "warmup_steps": 100,
                 "calibrated": True,
@@ -120,7 +120,7 @@ class VAE(Model):
                 "batch_size": 64,
                 "epochs": 30,
                 "latent_dim": 128,
-                "learning_rate": 1e-3,
+                "learning_rate": 5e-3,
                 "learning_rate_decay": True,
                 "warmup_steps": 100,
                 "calibrated": True,
@@ -152,7 +152,7 @@ class VAE(Model):
     def begin(self, images: Iterable[np.ndarray], chiefs: Callable[[np.ndarray], np.ndarray]) -> None:
         """Sets the linear layers to probabilistic PCA of train images: `Model.begin`.
 
-        That is the optimum of a linear VAE (Lucas et al. 2019, arXiv:1911.02469): training begins there and
+        That is the optimum of a linear VAE (Lucas et al. 2019, arXiv:1911.02469): training keeps it and
         learns what is not linear. In closed form (Tipping & Bishop 1999): with the principal components v,
         their variances λ and σ² the mean of the variances that are left over, the decoder is v √(λ - σ²), the
         posterior's mean √(λ - σ²) / λ vᵀ(x - mean) and its variance σ² / λ.
@@ -282,7 +282,7 @@ def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     z_mean, z_log_var = _posterior(layers.Flatten()(x), latent_dim, "zeros")
     shrink = _shrink(image_shape)
     few = images if shrink == 1 else layers.AveragePooling2D(shrink)(images)
-    linear = layers.Dense(latent_dim, name="linear", dtype=keras.config.floatx())(layers.Flatten()(few))
+    linear = _fixed_linear(latent_dim)(layers.Flatten()(few))
     return keras.Model(images, [layers.Add()([z_mean, linear]), z_log_var], name="encoder")
 
 
@@ -308,13 +308,21 @@ def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     x = layers.Reshape((height // 2, width // 2, 2, 2, channels))(x)
     x = layers.Reshape(image_shape)(layers.Permute((1, 3, 2, 4, 5))(x))
     few = (height // shrink, width // shrink, channels)
-    linear = layers.Dense(math.prod(few), name="linear", dtype=keras.config.floatx())(latents)
-    linear = layers.Reshape(few)(linear)
+    linear = layers.Reshape(few)(_fixed_linear(math.prod(few))(latents))
     if shrink > 1:
-        linear = layers.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())(linear)
+        linear = upsampling.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())(
+            linear
+        )
     pixels = layers.Add(dtype=keras.config.floatx())([x, linear])
     return keras.Model(
         latents, layers.ReLU(max_value=1.0, dtype=keras.config.floatx())(pixels), name="decoder"
+    )
+
+
+def _fixed_linear(units: int) -> keras.layers.Layer:
+    """The layer that `VAE.begin` sets and nothing changes: trained, it learns the train images by heart."""
+    return layers.Dense(
+        units, name="linear", trainable=False, kernel_initializer="zeros", dtype=keras.config.floatx()
     )
 
 
