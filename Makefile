@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test test-cluster lint lock bench-preprocess bench-train bench-evaluate
+.PHONY: env demo test test-cluster lint lock bench-preprocess bench-train bench-evaluate bench-quality
 
 env: .venv/done
 
@@ -39,6 +39,9 @@ bench-train: env
 
 bench-evaluate: env
 	$(BIN)/python benchmarks/evaluate.py
+
+bench-quality: env
+	$(BIN)/python benchmarks/quality.py vae:small vae:book gan:modern gan:small
 
 # Pins the newest versions that setup.py allows, with their hashes: the images' (cpu, gpu), and what is tested here.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11

@@ -15,7 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+from rich.console import Console
+from rich.table import Table
 
 import latentfaces
 from latentfaces.common.models import MODELS, find_model, presets, settle
@@ -98,13 +99,16 @@ def main() -> None:
         metrics = latentfaces.evaluate(str(dataset), str(folder / "evaluation"), {family: str(folder)})
         picture = output / f"{folder.name}.png"
         shutil.copy(folder / "evaluation" / "grids" / f"{family}_samples.png", picture)
-        rows.append(
-            {"preset": name, "CPU s": f"{took:.0f}", "images": f"{steps * batch:,}", **row(family, metrics)}
-        )
+        said = {"preset": name, "CPU s": f"{took:.0f}", "images": f"{steps * batch:,}"}
+        rows.append(said | row(family, metrics))
         print(f"{rows[-1]}, picture {picture}", flush=True)
     for family in MODELS:
-        table = [each for each in rows if each["preset"].startswith(f"{family}:")]
-        print(f"\n{tabulate(table, headers='keys', disable_numparse=True)}")
+        of_family = [each for each in rows if each["preset"].startswith(f"{family}:")]
+        if of_family:
+            table = Table(*of_family[0])
+            for each in of_family:
+                table.add_row(*each.values())
+            Console(width=200).print(table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from latentfaces.common.models import (
     find_model,
     joint_options,
     joint_parameters,
+    presets,
     settle,
 )
 from latentfaces.common.options import check, option, options_of, parameters, pick
@@ -85,7 +86,8 @@ def test_models_trained_together_share_what_is_shared():
     assert "vae_rebalance" not in values and "vae_seed" not in values
     for name in MODELS:
         options = joint_options(name, values | {f"{name}_epochs": 7, "seed": 5})
-        assert options.keys() == options_of(find_model(name).Config).keys()
+        models = [find_model(name, preset) for preset in presets(name)]
+        assert options.keys() == {key for model in models for key in options_of(model.Config)}
         config = settle(name, options, (64, 64, 3))
         assert (config.epochs, config.seed) == (7, 5)
         assert config.batch_size == find_model(name).presets[config.preset].settings["batch_size"]

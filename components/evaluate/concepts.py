@@ -16,7 +16,7 @@ from latentfaces.components.evaluate.inputs import CONCEPT_LIMIT, DIVERSITY_LIMI
 
 logger = logging.getLogger(__name__)
 
-STRENGTHS = np.array([1, 1.25, 1.5, 2, 3, 4])  # times a vector; the best of them is chosen
+STRENGTHS = np.array([1, 1.25, 1.5, 2, 3])  # times a vector; the best of them is chosen
 STEPS = np.concatenate([-STRENGTHS[::-1], [0], STRENGTHS])
 BAR = 0.5  # see `MeasuredConcept`
 BOOK = ("Smiling", "Eyeglasses", "Male")  # the book's smile, glasses on and off, man and woman

@@ -88,7 +88,7 @@ class R1GAN(Model):
                 "learning_rate": 2e-3,
                 "learning_rate_decay": True,
                 "beta_1": 0.0,
-                "gradient_penalty": 1.0,
+                "gradient_penalty": 3.0,
                 "ema_images": 5000,
             },
             cpu="1",
