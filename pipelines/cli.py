@@ -43,12 +43,19 @@ DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `prep
 LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=local_path)]
 
 DEMO_FACES = 3000
-DEMO_PARAMETERS = {"image_size": 32, "vae_preset": "small", "gan_preset": "modern", "workers": 2}
+DEMO_PARAMETERS = {
+    "image_size": 32,
+    "vae_preset": "small",
+    "vae_epochs": 20,
+    "gan_preset": "modern",
+    "gan_epochs": 16,
+    "workers": 2,
+}
 
 
 @app.command()
 def demo(output: LocalPath = Path("runs/demo")) -> None:
-    """Run the whole pipeline on drawn faces, with two workers: about five minutes on two cores."""
+    """Run the whole pipeline on drawn faces, with two workers: three to five minutes on two cores."""
     from latentfaces.preprocessing.drawn_faces import synthesize
     from latentfaces.preprocessing.sources.celeba import IMAGES_FOLDER
 

@@ -39,7 +39,10 @@ Returns:
 
 
 def faces_pipeline(
-    image: str = IMAGE, pods: PodOptions | None = None, run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    image: str = IMAGE,
+    pods: PodOptions | None = None,
+    run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    in_turn: bool = False,
 ) -> BaseComponent:
     """Builds the pipeline, which trains every model of the registry.
 
@@ -49,6 +52,7 @@ def faces_pipeline(
             for the pods of worker groups.
         run_id: the run, whose folder in the root holds what it makes; by default Kubeflow's own name for it,
             which components get as a whole argument: it is filled in nowhere else.
+        in_turn: whether models are trained one after another in the registry's order, not all at once.
 
     Returns:
         The pipeline, to be compiled, or called to run locally after `kfp.local.init`.
@@ -84,6 +88,8 @@ def faces_pipeline(
             task.set_display_name(f"train {find_model(name).title}")
             task.set_accelerator_limit(checked.outputs["Output"])
             task.set_cpu_request(checked.outputs["pod_cpu"]).set_memory_request(checked.outputs["pod_memory"])
+            if in_turn and models:
+                task.after(*models.values())
             task.set_retry(2)  # a pod that fails is made anew, and goes on from the last checkpoint
             models[name] = task
 

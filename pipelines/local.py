@@ -84,7 +84,7 @@ def run_locally(arguments: Mapping[str, Any]) -> str:
             local.init(
                 local.SubprocessRunner(use_venv=False), pipeline_root=str(passed_on), raise_on_error=True
             )
-            return faces_pipeline(run_id=run_id)(**arguments).output
+            return faces_pipeline(run_id=run_id, in_turn=True)(**arguments).output
         except RuntimeError:
             words = last_words.read_text() if last_words.exists() else "1 a component failed"
             status, _, sentence = words.partition(" ")
