@@ -12,8 +12,8 @@ from latentfaces.components.evaluate.inputs import Autoencoder, once
 logger = logging.getLogger(__name__)
 
 FITTED = 5_000  # train images, at most
-COMPONENTS = 10  # fewer where one would have less than `ROWS` train image for each latent
-ROWS = 1
+COMPONENTS = 10  # fewer where one would have less than `ROWS` train images for each latent
+ROWS = 2
 ITERATIONS = 50
 
 
