@@ -1,8 +1,8 @@
 """What each preset reaches in a given CPU time on drawn faces: a table, and a picture each.
 
-Whoever tries an idea sees here whether it helps. CPU time counts all cores and neither start nor tracing, so
-that other programs on the machine don't change how far a preset comes; the numbers are the evaluation's own,
-of the split `test` (docs/evaluation.md).
+Whoever tries an idea sees here whether it helps. CPU time is that of one core, since several wait for one
+another, and counts neither start nor tracing: other programs on the machine don't change how far a preset
+comes. The numbers are the evaluation's own, of the split `test` (docs/evaluation.md).
 
     python benchmarks/quality.py [--seconds 240] [--image-size 32] [--output runs/quality] [vae:small ...]
 """
@@ -10,6 +10,7 @@ of the split `test` (docs/evaluation.md).
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/quality"))
     args = parser.parse_args()
     start_logging()
+    cores = os.sched_getaffinity(0)
 
     output: Path = args.output
     source, dataset = output / f"faces-{args.faces}", output / f"dataset-{args.faces}-{args.image_size}"
@@ -93,9 +95,11 @@ def main() -> None:
             continue
         batch = settle(family, {"preset": preset}, (args.image_size, args.image_size, 3)).batch_size
         folder = output / f"{family}-{preset}-{args.image_size}"
+        os.sched_setaffinity(0, {min(cores)})
         short, long = (train(family, preset, dataset, folder, args.seed, steps) for steps in (SHORT, LONG))
         steps = max(1, round(args.seconds * (LONG - SHORT) / (long - short)))
         took = train(family, preset, dataset, folder, args.seed, steps) - short
+        os.sched_setaffinity(0, cores)
         metrics = latentfaces.evaluate(str(dataset), str(folder / "evaluation"), {family: str(folder)})
         picture = output / f"{folder.name}.png"
         shutil.copy(folder / "evaluation" / "grids" / f"{family}_samples.png", picture)

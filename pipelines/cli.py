@@ -42,13 +42,13 @@ DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `prep
 
 LocalPath = Annotated[Path, typer.Option(help="A local folder.", parser=local_path)]
 
-DEMO_FACES = 3000
+DEMO_FACES = 6000
 DEMO_PARAMETERS = {
     "image_size": 32,
     "vae_preset": "small",
-    "vae_epochs": 20,
+    "vae_epochs": 6,
     "gan_preset": "modern",
-    "gan_epochs": 16,
+    "gan_epochs": 8,
     "workers": 2,
 }
 

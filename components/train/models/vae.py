@@ -102,8 +102,8 @@ class VAE(Model):
         "small": Preset(
             8,
             {
-                "batch_size": 32,
-                "epochs": 30,
+                "batch_size": 16,
+                "epochs": 20,
                 "latent_dim": 128,
                 "learning_rate": 5e-3,
                 "learning_rate_decay": True,
@@ -241,7 +241,7 @@ def build(preset: str, image_shape: ImageShape, latent_dim: int) -> dict[str, ke
     filters = {"small": (32, 64, 128), "faces": (64, 128, 256, 256)}[preset]
     return {
         "encoder": faces_encoder(image_shape, latent_dim, filters),
-        "decoder": faces_decoder(image_shape, latent_dim, filters[::-1]),
+        "decoder": faces_decoder(image_shape, latent_dim, filters),
     }
 
 
@@ -270,16 +270,9 @@ def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     """Convolutions with stride 2, and beside them a linear path from the image, at most 32x32, to z_mean.
 
     At first the convolutions add nothing.
-
-    Each image is normalized by itself, so that replicas may share a batch: RMS normalization (Zhang &
-    Sennrich 2019) is over the features of each pixel.
     """
     images = keras.Input(image_shape)
-    x = images
-    for count in filters:
-        x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=_he())(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
-    z_mean, z_log_var = _posterior(layers.Flatten()(x), latent_dim, "zeros")
+    z_mean, z_log_var = _posterior(layers.Flatten()(_shrinking(images, filters)[-1]), latent_dim, "zeros")
     shrink = _shrink(image_shape)
     few = images if shrink == 1 else layers.AveragePooling2D(shrink)(images)
     linear = _fixed_linear(latent_dim)(layers.Flatten()(few))
@@ -287,36 +280,56 @@ def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
 
 
 def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
-    """The mirror image of `faces_encoder`.
+    """A linear path to an image, at most 32x32, which is enlarged, and convolutions that correct it.
 
-    The last doubling is a convolution to the four pixels that take the place of one (Shi et al. 2016); the
-    linear path makes at most 32x32 pixels, which are enlarged. Their sum is clipped to [0, 1].
+    They see that image at every scale (as in U-Net, Ronneberger et al. 2015), and the latents at the
+    smallest. The last doubling is a convolution to the four pixels that take the place of one (Shi et al.
+    2016). At first they add nothing. The sum is clipped to [0, 1].
     """
     height, width, channels = image_shape
     scale, shrink = 2 ** len(filters), _shrink(image_shape)
     latents = keras.Input((latent_dim,))
-    x = layers.Dense(height // scale * (width // scale) * filters[0], kernel_initializer=_he())(latents)
-    x = layers.Reshape((height // scale, width // scale, filters[0]))(x)
-    x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
-    start = keras.initializers.VarianceScaling(
-        8.0, "fan_out"
-    )  # each pixel is the sum of a quarter of the kernel
-    for count in filters[1:]:
-        x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", kernel_initializer=start)(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
-    x = layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x)
-    x = layers.Reshape((height // 2, width // 2, 2, 2, channels))(x)
-    x = layers.Reshape(image_shape)(layers.Permute((1, 3, 2, 4, 5))(x))
     few = (height // shrink, width // shrink, channels)
     linear = layers.Reshape(few)(_fixed_linear(math.prod(few))(latents))
     if shrink > 1:
-        linear = upsampling.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())(
-            linear
-        )
+        enlarge = upsampling.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())
+        linear = enlarge(linear)
+    seen = _shrinking(linear, filters)
+    x = layers.Dense(height // scale * (width // scale) * filters[-1], kernel_initializer=_he())(latents)
+    x = _normalized(layers.Reshape((height // scale, width // scale, filters[-1]))(x))
+    start = keras.initializers.VarianceScaling(
+        8.0, "fan_out"
+    )  # each pixel is the sum of a quarter of the kernel
+    for count in filters[-2::-1]:
+        x = layers.Add()([x, seen.pop()])
+        x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", kernel_initializer=start)(x)
+        x = _normalized(x)
+    x = layers.Add()([x, seen.pop()])
+    x = layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x)
+    x = layers.Reshape((height // 2, width // 2, 2, 2, channels))(x)
+    x = layers.Reshape(image_shape)(layers.Permute((1, 3, 2, 4, 5))(x))
     pixels = layers.Add(dtype=keras.config.floatx())([x, linear])
     return keras.Model(
         latents, layers.ReLU(max_value=1.0, dtype=keras.config.floatx())(pixels), name="decoder"
     )
+
+
+def _shrinking(images: keras.KerasTensor, filters: tuple[int, ...]) -> list[keras.KerasTensor]:
+    """Convolutions with stride 2, one after the other: what each of them makes."""
+    made = []
+    for count in filters:
+        source = made[-1] if made else images
+        x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=_he())(source)
+        made.append(_normalized(x))
+    return made
+
+
+def _normalized(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Normalizes the features of each pixel, as replicas may that share a batch, and rectifies them.
+
+    RMS normalization is Zhang & Sennrich's (2019).
+    """
+    return layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
 
 
 def _fixed_linear(units: int) -> keras.layers.Layer:
