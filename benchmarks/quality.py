@@ -23,7 +23,7 @@ import latentfaces
 from latentfaces.common.models import MODELS, find_model, presets, settle
 from latentfaces.common.program import start_logging
 
-SHORT, LONG = 30, 90  # steps of the two runs whose difference tells what a step costs
+SHORT, LONG = 30, 230  # steps of the two runs whose difference tells what a step costs
 
 
 def train(family: str, preset: str, dataset: Path, output: Path, seed: int, steps: int) -> float:
