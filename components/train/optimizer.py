@@ -41,9 +41,23 @@ def adam(
         beta_2=beta_2,
         **({"use_ema": True, "ema_momentum": ema_decay} if ema_decay else {}),
     )
-    return (
-        keras.optimizers.LossScaleOptimizer(optimizer) if config.precision == "mixed_float16" else optimizer
-    )
+    return _LossScaleOptimizer(optimizer) if config.precision == "mixed_float16" else optimizer
+
+
+class _LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Keras' optimizer that scales losses, of which all replicas leave a step out, or none does.
+
+    One that left it out by itself would let the others wait for its gradients forever.
+    """
+
+    def apply(self, grads: list[tf.Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
+        """Applies this replica's gradients with the others', if all are finite."""
+        bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(grad)) for grad in grads])
+        anywhere = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.cast(bad, tf.float32)
+        )
+        first = tf.where(anywhere > 0, tf.constant(float("nan"), grads[0].dtype), grads[0])
+        super().apply([first, *grads[1:]], trainable_variables)
 
 
 def compute(function: Callable[[], Result], config: TrainConfig) -> Result:
