@@ -74,7 +74,7 @@ def faces_pipeline(
         preprocessed.set_caching_options(False)  # new images may have come to the same source
         dataset = preprocessed.outputs["dataset"]
 
-        models = {}
+        models: dict[str, dsl.PipelineTask] = {}
         for name in MODELS:
             others = {each.name: each.default for each in all_parameters()}
             task = train(

@@ -316,7 +316,7 @@ def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
 
 def _shrinking(images: keras.KerasTensor, filters: tuple[int, ...]) -> list[keras.KerasTensor]:
     """Convolutions with stride 2, one after the other: what each of them makes."""
-    made = []
+    made: list[keras.KerasTensor] = []
     for count in filters:
         source = made[-1] if made else images
         x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=_he())(source)
