@@ -31,7 +31,8 @@ LONGEST_TEXT = 16 << 20  # bytes of `history.csv` or `config.json`
 LARGEST_PICTURE, LONGEST_SIDE = 16 << 20, 4096  # bytes and pixels of a sample picture
 PICTURES, PICTURE_SIDE = 24, 400  # sample pictures that are read, and the pixels that they are reduced to
 DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike: mode collapse
-_SETTLED = ("initial_run", "initial_digest")  # when a run begins, whatever is promoted later
+# When a run begins, whatever is promoted later; and what the data set's digest stands for.
+_SETTLED = ("initial_run", "initial_digest", "examples")
 _MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 
 

@@ -47,7 +47,8 @@ class Option:
             UserError: if it is out of bounds; the message begins with the flag.
         """
         if self.choices and value not in self.choices:
-            raise UserError(f"{flag} {value} is unknown: choose one of {', '.join(map(str, self.choices))}")
+            choices = ", ".join(str(each) for each in self.choices if each)
+            raise UserError(f"{flag} {value} is unknown: choose one of {choices}")
         if isinstance(value, int | float) and not self.minimum <= value <= self.maximum:
             bounds = [f"at least {self.minimum:,}"] if self.minimum > -math.inf else []
             bounds += [f"at most {self.maximum:,}"] if self.maximum < math.inf else []

@@ -45,7 +45,7 @@ MISTAKES = [
     ("preprocess --source {celeba} --output {out} -- --runner=NoRunner", "NoRunner"),
     ("train vae --dataset {tmp}/empty --output {out} --preset small", "{tmp}/empty"),
     ("train vae --dataset {dataset} --output {out} --preset tiny", "tiny"),
-    ("train gan --dataset {dataset} --output {out} --preset faces", "faces"),
+    ("train gan --dataset {dataset} --output {out} --preset huge", "huge"),
     ("train gan --dataset {dataset} --output {out} --preset small --batch-size 9 --workers 2", "9"),
     ("train gan --dataset {dataset} --output {out} --preset small --workers 0", "0"),
     ("train gan --dataset {dataset} --output {out} --preset small --epochs 1 --steps 1", "--epochs"),

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import zipfile
@@ -49,6 +50,12 @@ def test_a_run_is_finished_when_all_its_networks_are_whole(folder, network):
     assert not is_finished(folder, CONFIG)
     storage.write(folder / NETWORKS[1], network)
     assert is_finished(folder, CONFIG)
+
+
+def test_how_many_images_there_are_makes_no_other_run(folder):
+    # the data set's digest says it, and what earlier versions wrote has no number
+    (folder / "config.json").write_text(CONFIG.to_json())
+    assert not is_finished(folder, dataclasses.replace(CONFIG, examples=7))
 
 
 def test_only_what_keras_writes_is_a_network(tmp_path, network):

@@ -68,7 +68,9 @@ def trained(tiny_dataset, tmp_path_factory):
 
 def losses(folder):
     """Every loss of every step, [steps, losses]."""
-    return np.array([[row[name] for name in row if "loss" in name] for row in history(folder)])
+    config = read_config(folder)
+    names = find_model(config.model, config.preset).loss_names
+    return np.array([[row[name] for name in names] for row in history(folder)])
 
 
 def weights(folder):
@@ -212,7 +214,7 @@ def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, m
 
 
 @pytest.mark.parametrize("preset", ["small", "modern"])
-def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch, preset):
+def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch, preset, caplog):
     # In this process, without TF_CONFIG: the loop is the same, and TensorFlow is there already.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for file in tiny_dataset.iterdir():
@@ -220,7 +222,9 @@ def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, mo
     config = configure("gan", "gs://bucket/dataset", preset=preset, steps=6, batch_size=BATCH)
     (bucket / "gan" / "config.json").write_text(config.to_json())
     often = RunOptions(log_steps=1, checkpoint_steps=3)
-    loop.train(config, often, bucket / "gan")
+    with caplog.at_level("INFO"):
+        loop.train(config, often, bucket / "gan")
+    assert "samples to look at come into gs://bucket/gan/samples" in caplog.text
     names = set(storage.list_files(bucket / "gan"))
     assert {"config.json", "history.csv", "generator.keras", "discriminator.keras"} <= names
     assert {"samples/epoch-0001.png", "checkpoints/00000003/done", "checkpoints/00000006/done"} <= names

@@ -180,6 +180,25 @@ def test_the_learning_rate_falls_along_half_a_cosine():
     np.testing.assert_allclose(rates, expected, atol=1e-9)
 
 
+@pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
+def low_precision(request):
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (48, 48, 1)], ids=["whole", "enlarged"])
+def test_a_step_in_low_precision_gives_about_the_losses_of_a_whole_one(low_precision, shape):
+    def losses():
+        keras.utils.set_random_seed(0)
+        return [float(loss) for loss in calibrated(4, shape).step(data, noise_of(0, 4)).values()]
+
+    data = tf.cast(pictures(4, shape), tf.float32)
+    low = losses()
+    keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(low, losses(), rtol=0.01)
+
+
 def test_samples_are_the_decoders(float64):
     task = VAE(config_of("small", 4, (16, 16, 3)))
     latents = np.random.default_rng(0).standard_normal((3, task.networks["decoder"].input_shape[1]))

@@ -18,7 +18,7 @@ def mirror(images: tf.Tensor, noise: GlobalBatchNoise) -> tf.Tensor:
 
 
 def translate(images: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Moves images by up to a pixel in 32, differentiably (Zhao et al. 2020, arXiv:2006.10738).
+    """Moves images by up to a pixel for every 32 begun, differentiably (Zhao et al. 2020, arXiv:2006.10738).
 
     A discriminator that sees real and made images so can't learn the real ones by heart. What comes in is
     black.

@@ -63,10 +63,10 @@ class Monitor:
         self._logs = Path(self._scratch.name)
         self._writer = tf.summary.create_file_writer(str(self._logs))
         self._latents = np.random.default_rng(config.seed).standard_normal((_SAMPLES, config.latent_dim))
-        self._has_told = False
         self._real_diversity = diversity(to_float(real_images))
         self._start = self._lap = time.monotonic()
         self._step = first_step
+        logger.info("after each epoch, samples to look at come into %s", folder / "samples")
         self._progress = Progress(find_model(config.model).title, config.steps, "steps", done=first_step)
 
     def diversity_ratio(self, step: int, images: np.ndarray) -> float:
@@ -102,11 +102,8 @@ class Monitor:
 
     def picture(self, step: int, epoch: int, images: np.ndarray) -> None:
         """Writes the samples of the fixed latents, floats in [0, 1], [64, H, W, C], after an epoch."""
-        picture, file = grid(in_rows(images, columns=8)), self._folder / "samples" / f"epoch-{epoch:04d}.png"
-        storage.write(file, png(picture))
-        if not self._has_told:
-            logger.info("samples to look at: %s, and beside it one after each epoch", file)
-        self._has_told = True
+        picture = grid(in_rows(images, columns=8))
+        storage.write(self._folder / "samples" / f"epoch-{epoch:04d}.png", png(picture))
         with self._writer.as_default(step):
             tf.summary.image("samples", np.asarray(picture.convert("RGB"))[None])
 

@@ -1,4 +1,4 @@
-"""Bilinear enlargement as matrix products: exact in any precision, and with a deterministic gradient.
+"""Bilinear enlargement as matrix products: in any precision, and with a deterministic gradient.
 
 TensorFlow's own is not deterministic on GPUs, and has no float64 under XLA.
 """

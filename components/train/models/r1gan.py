@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from etils import epy
@@ -56,7 +55,7 @@ class R1GANConfig(TrainConfig):
     augment: str = option(
         "",
         help="Whether the discriminator sees its images moved (DiffAugment), on or off; by default it does "
-        f"where there are up to {_FEW:,}.",
+        f"where there are up to {_FEW:,} train images.",
         choices=("", "on", "off"),
     )
     relativistic: bool = False
@@ -153,15 +152,18 @@ class R1GAN(Model):
                     slopes = inner.gradient(logits, both)
                     penalty = _LAZY * tf.reduce_sum(tf.square(slopes)) / count
                 made, real = logits[:size], logits[size:]
-                loss = tf.nn.softplus(made - real) if config.relativistic else _unlike(made, real)
-                loss = tf.reduce_sum(loss) / count
+                if config.relativistic:
+                    losses = tf.nn.softplus(made - real)
+                else:
+                    losses = tf.nn.softplus(made) + tf.nn.softplus(-real)
+                loss = tf.reduce_sum(losses) / count
                 scaled = self.discriminator_optimizer.scale_loss(loss + gamma / 2 * penalty)
             return loss, penalty, tape.gradient(scaled, weights)
 
         discriminator_loss, penalty, gradients = tf.cond(
             steps % _LAZY == 0,
-            partial(optimizer.compute, partial(discriminator_gradients, True), config),
-            partial(optimizer.compute, partial(discriminator_gradients, False), config),
+            lambda: optimizer.compute(lambda: discriminator_gradients(True), config),
+            lambda: optimizer.compute(lambda: discriminator_gradients(False), config),
         )
         self.discriminator_optimizer.apply(gradients, weights)
         weights = self._generator.trainable_variables
@@ -276,7 +278,10 @@ def residual_generator(image_shape: ImageShape, latent_dim: int) -> keras.Model:
 
 
 def residual_discriminator(image_shape: ImageShape) -> keras.Model:
-    """The mirror image of `residual_generator`: images in [-1, 1] to the logit [N, 1] of being real."""
+    """The mirror image of `residual_generator`: images in [-1, 1] to logits [N, 1].
+
+    Only the difference of two says which image is more real: they have no bias.
+    """
     images = keras.Input(image_shape)
     halvings = _halvings(image_shape)
     x = layers.Conv2D(_wide(image_shape[0]), 1, kernel_initializer=_he(0.7))(images)
@@ -286,7 +291,8 @@ def residual_discriminator(image_shape: ImageShape) -> keras.Model:
             x = _widened(layers.AveragePooling2D(2)(x), _wide(x.shape[1] // 2))
         for _ in range(_BLOCKS):
             x = _residual(x, blocks)
-    logits = layers.Dense(1, kernel_initializer=_he(0.7), dtype=keras.config.floatx())(layers.Flatten()(x))
+    score = layers.Dense(1, kernel_initializer=_he(0.7), use_bias=False, dtype=keras.config.floatx())
+    logits = score(layers.Flatten()(x))
     return keras.Model(images, logits, name="discriminator")
 
 
@@ -314,11 +320,6 @@ def _widened(x: keras.KerasTensor, filters: int) -> keras.KerasTensor:
 def _wide(side: int) -> int:
     """Filters of residual blocks where images have sides of so many pixels."""
     return 384 if side < 64 else 192 if side < 128 else 96
-
-
-def _unlike(made: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
-    """The discriminator's loss of logits of made and of real images, each for itself."""
-    return tf.nn.softplus(made) + tf.nn.softplus(-real)
 
 
 def _halvings(image_shape: ImageShape) -> int:

@@ -276,7 +276,8 @@ def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     shrink = _shrink(image_shape)
     few = images if shrink == 1 else layers.AveragePooling2D(shrink)(images)
     linear = _fixed_linear(latent_dim)(layers.Flatten()(few))
-    return keras.Model(images, [layers.Add()([z_mean, linear]), z_log_var], name="encoder")
+    mean = layers.Add(dtype=keras.config.floatx())([z_mean, linear])
+    return keras.Model(images, [mean, z_log_var], name="encoder")
 
 
 def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
