@@ -17,6 +17,7 @@ from latentfaces.common.model_folder import (
     read_history,
     read_network,
     read_samples,
+    refuse_other_run,
 )
 from latentfaces.common.models import settle
 from latentfaces.common.pictures import png
@@ -55,7 +56,9 @@ def test_a_run_is_finished_when_all_its_networks_are_whole(folder, network):
 def test_how_many_images_there_are_makes_no_other_run(folder):
     # the data set's digest says it, and what earlier versions wrote has no number
     (folder / "config.json").write_text(CONFIG.to_json())
-    assert not is_finished(folder, dataclasses.replace(CONFIG, examples=7))
+    refuse_other_run(folder, dataclasses.replace(CONFIG, examples=7))
+    with pytest.raises(UserError, match="whose steps is 0, and 7 is asked for"):
+        refuse_other_run(folder, dataclasses.replace(CONFIG, steps=7))
 
 
 def test_only_what_keras_writes_is_a_network(tmp_path, network):
