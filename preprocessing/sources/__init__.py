@@ -108,8 +108,8 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     of these. Without a partition, 80 % of the names go to train and 10 % each to valid and test, by their
     SHA-256: an image keeps its split when others come or go.
 
-    With labels (or a partition), an image that they do not list is refused, and so is a line without an
-    image.
+    With labels (or a partition), an image that they do not list is refused. A line without an image is not:
+    who takes some of CelebA's images keeps its lists; how many there are is told.
 
     Args:
         source: Folder or archive, local or `gs://`.
@@ -165,7 +165,8 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
         attribute_names, labelled = _labels_by_folder(usable, shown)
     elif attribute_list:
         attribute_names, labelled = celeba.read_attributes(attribute_list)
-    parts = celeba.read_partition(partition_list) if partition_list else {}
+        labelled = celeba.match(labelled, found)
+    parts = celeba.match(celeba.read_partition(partition_list), found) if partition_list else {}
     if attribute_names:
         names = textwrap.shorten(", ".join(attribute_names), 120, placeholder=" …")
         logger.info("labels of %s, by %s: %s", shown, labels, names)
@@ -191,9 +192,10 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     if by_folder:
         for images_of_split in splits.values():
             images_of_split.sort(key=lambda image: name_digest(image.name))
-    listed = {name: file for file, lines in reversed(lists) for name in lines.keys() - found.keys()}
-    for name in sorted(listed):
-        refused.append((name, f"listed in {listed[name]}, but there is no such image"))
+    for listing, lines in lists:
+        if absent := lines.keys() - found.keys():
+            first = printable(min(absent)[:200])
+            logger.warning("%s lists %d images that are not there, as %s", listing, len(absent), first)
     return Source(images, attribute_names, splits, refused)
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from latentfaces.common import storage
@@ -38,6 +38,7 @@ MOST_CLASSES = 100
 """So many values at most may a column of classes have, and so many folders may be classes."""
 
 _TRUTHS = {"1": True, "1.0": True, "true": True} | dict.fromkeys(("0", "0.0", "-1", "-1.0", "false"), False)
+_PARTS = {"0": 0, "1": 1, "2": 2, "train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 _LIST_FOLDERS = ("", "Anno", "Eval")  # where lists lie, beside the images or in a folder further up
 _LONGEST_LIST = 1 << 30  # bytes
 _LONGEST_LINE = 4 << 20  # characters
@@ -238,24 +239,42 @@ def _check_names(file: List, names: Sequence[str]) -> None:
 
 
 def read_partition(file: List) -> dict[str, int]:
-    """Reads a partition, in either form: 0 train, 1 valid, 2 test for each image.
+    """Reads a partition, in either form: 0 train, 1 valid, 2 test for each image, or these words.
+
+    A `.csv` may have a header.
 
     Raises:
         UserError: The file cannot be understood.
     """
-    rows = _rows(file)
-    if file.is_csv:
-        next(rows, None)
     parts: dict[str, int] = {}
-    for number, (name, *values) in rows:
-        if values not in (["0"], ["1"], ["2"]):
+    for number, (name, *values) in _rows(file):
+        part = _PARTS.get(values[0].strip().lower()) if len(values) == 1 else None
+        if part is None and number == 1 and file.is_csv:
+            continue  # its header
+        if part is None:
             raise UserError(
                 f"{file.path} line {number}: expected a file name and 0 (train), 1 (valid) or 2 (test)"
             )
         if name in parts:
             raise UserError(f"{file.path} line {number}: a second line for {_short(name)}")
-        parts[name] = int(values[0])
+        parts[name] = part
     return parts
+
+
+def match(lines: Mapping[str, int], names: Collection[str]) -> Mapping[str, int]:
+    """Returns a list's lines under images' names, where it names the same images with another ending.
+
+    Copies of CelebA come as `.png`, beside lists that name `.jpg`. A list that names any of the images as it
+    is called is left as it is.
+    """
+    if not lines or any(name in lines for name in names):
+        return lines
+    stems = {name.rpartition(".")[0]: value for name, value in lines.items()}
+    if len(stems) < len(lines):
+        return lines
+    found = {name: stems[stem] for name in names if (stem := name.rpartition(".")[0]) in stems}
+    rest = stems.keys() - {name.rpartition(".")[0] for name in found}
+    return (found | {stem: stems[stem] for stem in rest}) if found else lines
 
 
 def _short(name: str) -> str:
