@@ -141,7 +141,7 @@ def photographs(tmp_path):
         suffix = "jpg" if mode in ("RGB", "L", "CMYK") else "png"
         image = Image.fromarray(photograph(number, 40 + number, 60)).convert(mode)
         image.save(folder / "holiday" / f"{number}.{suffix}")
-    (folder / "notes.txt").write_text("not an image")
+    (folder / "notes.doc").write_text("not an image")
     (folder / "empty.jpg").touch()
     (folder / "cut.jpg").write_bytes((folder / "holiday" / "0.jpg").read_bytes()[:700])
     (folder / "huge.pgm").write_bytes(b"P5 60000 60000 255\n")
@@ -150,7 +150,7 @@ def photographs(tmp_path):
 
 
 REFUSALS = {
-    "notes.txt": "not an image",
+    "notes.doc": "not an image",
     "empty.jpg": "empty file",
     "cut.jpg": "truncated",
     "huge.pgm": "too many pixels",

@@ -271,19 +271,23 @@ def test_a_zip_in_a_bucket_is_read_in_long_pieces(bucket, celeba, monkeypatch):
     assert len(requests) == 1
 
 
-def test_any_folder_of_images_is_split_by_name(tmp_path):
-    for name in ("b.jpg", "deep/er/a.png", "deep/c.txt", "ä ö.webp"):
+def test_any_folder_of_images_is_split_by_name(tmp_path, caplog):
+    for name in ("b.jpg", "deep/er/a.png", "deep/c.gif", "ä ö.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    for name in (".DS_Store", ".hidden/x.jpg", "Thumbs.db", "__MACOSX/b.jpg"):
+    for name in (".DS_Store", ".hidden/x.jpg", "thumbs.DB", "__MACOSX/b.jpg", "@eaDir/b.jpg", "Desktop.ini"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"system")
+    for name in ("b.jpg.json", "deep/IMG_1.MOV", "deep/IMG_1.aae", "deep/IMG_2.AAE"):
+        (tmp_path / name).write_bytes(b"beside")
+    caplog.set_level("INFO")
     source = find(str(tmp_path))
     read = contents(source)
     assert source.attribute_names == () and source.refused == []
     found = {name: data for split in read.values() for name, (_, data) in split.items()}
-    assert found == {name: name.encode() for name in ("b.jpg", "deep/er/a.png", "deep/c.txt", "ä ö.webp")}
+    assert found == {name: name.encode() for name in ("b.jpg", "deep/er/a.png", "deep/c.gif", "ä ö.webp")}
     assert all(hash_split(name) == split for split, images in read.items() for name in images)
+    assert "files beside the images are no inputs: 2 .aae, 1 .json, 1 .mov" in caplog.text
 
 
 @pytest.fixture
@@ -340,14 +344,14 @@ def test_the_first_images_of_a_split_are_of_all_classes_and_a_shard_is_read_in_o
 
 
 def test_what_lies_in_no_folder_of_a_class_is_refused(animals):
-    (animals / "README.txt").write_text("hello")
+    (animals / "README.doc").write_text("hello")
     (animals / "all" / "new.jpg").write_bytes(b"x")
     (animals / "all" / "link").symlink_to(animals / "all" / "cats")
     source = find(str(animals), labels="folders")
     assert source.attribute_names == ("birds", "cats", "dogs")
     reason = "in no folder of a class, and folders are the labels"
     assert sorted(source.refused) == [
-        ("README.txt", reason),
+        ("README.doc", reason),
         ("all/link/", "a link to a folder: put the folder itself there"),
         ("all/new.jpg", reason),
     ]

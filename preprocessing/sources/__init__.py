@@ -5,8 +5,8 @@ to and what its labels say. Images are known by their name below the source, wit
 label and a key. Where an image lies is known only to the object that lists the images and reads them.
 
 Files of the operating system (`.DS_Store`, anything with a name that starts with a dot, `__MACOSX`,
-`Thumbs.db`, `desktop.ini`) are no inputs, nor are CelebA's lists. Every other file is: what is not an image
-is refused, by name.
+`Thumbs.db`, `desktop.ini`, `@eaDir`) are no inputs, nor are CelebA's lists and what lies beside images, which
+is counted by kind. Every other file is: what is not an image is refused, by name.
 """
 
 import logging
@@ -33,7 +33,16 @@ from latentfaces.preprocessing.sources.zip import Zip
 logger = logging.getLogger(__name__)
 
 _BITS = bytes.maketrans(b"01", b"\0\1")
-_SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # in any case
+_BESIDE = (
+    ".aae",
+    ".csv",
+    ".json",
+    ".mov",
+    ".mp4",
+    ".txt",
+    ".xmp",
+)  # what phones and downloads put beside images
 
 
 class Images(Protocol):
@@ -150,6 +159,10 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     if outside := sum(not name.startswith(prefix) for name, _ in entries):
         logger.warning("%s: %d files that are not in %s are no inputs", shown, outside, printable(prefix))
     entries = [(name.removeprefix(prefix), place) for name, place in entries if name.startswith(prefix)]
+    if kinds := Counter(filter(None, (_kind_beside(name) for name, _ in entries))):
+        told = ", ".join(f"{times:,} {kind}" for kind, times in sorted(kinds.items()))
+        logger.info("%s: files beside the images are no inputs: %s", shown, told)
+    entries = [(name, place) for name, place in entries if not _kind_beside(name)]
     if not entries:
         raise UserError(f"{shown} has no images in it: name a folder or a zip of images as the source")
     found = Counter(name for name, _ in entries)
@@ -215,7 +228,9 @@ def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
     """
     location, folders = _locate(source)
     images = ARCHIVES.get(location.suffix.lower(), Folder)(str(location))
-    found = sorted((name, stamp) for name, stamp in images.stamps() if _is_input(name))
+    found = sorted(
+        (name, stamp) for name, stamp in images.stamps() if _is_input(name) and not _kind_beside(name)
+    )
     lists = []
     for named, usual in ((attributes, celeba.ATTRIBUTE_FILES), (partition, celeba.PARTITION_FILES)):
         file = celeba.find_list(named, usual, folders)
@@ -283,4 +298,9 @@ def _is_same(folder: AnyPath, place: Any, file: AnyPath) -> bool:
 
 def _is_input(name: str) -> bool:
     parts = name.split("/")
-    return not any(part in _SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
+    return not any(part.lower() in _SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
+
+
+def _kind_beside(name: str) -> str:
+    """Returns the ending of a file that goes with images and is none, such as ".json"; "" for any other."""
+    return next((ending for ending in _BESIDE if name.lower().endswith(ending)), "")
