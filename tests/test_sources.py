@@ -507,7 +507,7 @@ def test_lists_that_name_another_ending_are_of_the_same_images(tree):
         assert sorted((image.name, image.labels) for image in source.splits[split]) == sorted(expected)
 
 
-@pytest.mark.parametrize("header", ["image_id,partition\n", ""])
+@pytest.mark.parametrize("header", ["image_id,partition\n", "\nimage_id,partition\n", ""])
 def test_a_partition_may_be_in_words_and_without_a_header(tree, header):
     (tree / "list_eval_partition.txt").unlink()
     words = ["train", "val", "test", "valid", "Validation", "2"]

@@ -34,15 +34,8 @@ logger = logging.getLogger(__name__)
 
 _BITS = bytes.maketrans(b"01", b"\0\1")
 _SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # in any case
-_BESIDE = (
-    ".aae",
-    ".csv",
-    ".json",
-    ".mov",
-    ".mp4",
-    ".txt",
-    ".xmp",
-)  # what phones and downloads put beside images
+# What phones and downloads put beside images
+_BESIDE = {".aae", ".csv", ".json", ".mov", ".mp4", ".txt", ".xmp"}
 
 
 class Images(Protocol):
@@ -303,4 +296,5 @@ def _is_input(name: str) -> bool:
 
 def _kind_beside(name: str) -> str:
     """Returns the ending of a file that goes with images and is none, such as ".json"; "" for any other."""
-    return next((ending for ending in _BESIDE if name.lower().endswith(ending)), "")
+    ending = os.path.splitext(name)[1].lower()
+    return ending if ending in _BESIDE else ""

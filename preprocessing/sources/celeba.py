@@ -247,9 +247,9 @@ def read_partition(file: List) -> dict[str, int]:
         UserError: The file cannot be understood.
     """
     parts: dict[str, int] = {}
-    for number, (name, *values) in _rows(file):
+    for row, (number, (name, *values)) in enumerate(_rows(file)):
         part = _PARTS.get(values[0].strip().lower()) if len(values) == 1 else None
-        if part is None and number == 1 and file.is_csv:
+        if part is None and row == 0 and file.is_csv:
             continue  # its header
         if part is None:
             raise UserError(
@@ -267,14 +267,18 @@ def match(lines: Mapping[str, int], names: Collection[str]) -> Mapping[str, int]
     Copies of CelebA come as `.png`, beside lists that name `.jpg`. A list that names any of the images as it
     is called is left as it is.
     """
-    if not lines or any(name in lines for name in names):
+    if not lines.keys().isdisjoint(names):
         return lines
-    stems = {name.rpartition(".")[0]: value for name, value in lines.items()}
-    if len(stems) < len(lines):
+    stems = {_stem(name): value for name, value in lines.items()}
+    found = {name: stems[_stem(name)] for name in names if _stem(name) in stems}
+    if not found or len(stems) < len(lines):
         return lines
-    found = {name: stems[stem] for name in names if (stem := name.rpartition(".")[0]) in stems}
-    rest = stems.keys() - {name.rpartition(".")[0] for name in found}
-    return (found | {stem: stems[stem] for stem in rest}) if found else lines
+    rest = stems.keys() - map(_stem, found)
+    return found | {stem: stems[stem] for stem in rest}
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _short(name: str) -> str:
