@@ -50,14 +50,11 @@ class _LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     One that left it out by itself would let the others wait for its gradients forever.
     """
 
-    def apply(self, grads: list[tf.Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
-        """Applies this replica's gradients with the others', if all are finite."""
-        bad = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(grad)) for grad in grads])
-        anywhere = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.cast(bad, tf.float32)
-        )
-        first = tf.where(anywhere > 0, tf.constant(float("nan"), grads[0].dtype), grads[0])
-        super().apply([first, *grads[1:]], trainable_variables)
+    def check_finite(self, grads: list[tf.Tensor]) -> tf.Tensor:
+        """Returns whether all gradients of all replicas are finite."""
+        overflows = tf.cast(~super().check_finite(grads), tf.float32)
+        replica = tf.distribute.get_replica_context()
+        return tf.equal(replica.all_reduce(tf.distribute.ReduceOp.SUM, overflows), 0)
 
 
 def compute(function: Callable[[], Result], config: TrainConfig) -> Result:
