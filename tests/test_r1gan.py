@@ -84,18 +84,6 @@ def test_the_penalty_is_computed_in_every_fourth_step():
     assert [step for step, penalty in enumerate(found) if penalty] == [0, 4]
 
 
-def test_images_are_moved_by_up_to_a_pixel_in_32():
-    image = tf.constant(np.random.default_rng(0).random((1, 32, 48, 3)))
-    for places, (down, right) in (
-        ((0.0, 0.0), (-1, -2)),
-        ((0.5, 0.5), (0, 0)),
-        ((0.99, 0.7), (1, 1)),
-    ):
-        moved = translate(image, tf.constant([places], tf.float64)).numpy()
-        padded = np.pad(image.numpy(), [(0, 0), (8, 8), (8, 8), (0, 0)])
-        np.testing.assert_array_equal(moved, padded[:, 8 - down : 40 - down, 8 - right : 56 - right])
-
-
 def test_few_images_are_augmented_and_many_are_not():
     for examples, said, is_augmented in (
         (20_000, "", True),

@@ -22,7 +22,7 @@ with epy.lazy_imports():
     import tensorflow as tf
     from keras import layers
 
-    from latentfaces.components.train import convolution, dropout, optimizer
+    from latentfaces.components.train import blocks, convolution, dropout, optimizer
 
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
@@ -236,8 +236,7 @@ def small_discriminator(image_shape: ImageShape) -> keras.Model:
     x = layers.Conv2D(32, 4, strides=2, padding="same")(images)
     x = layers.LeakyReLU(negative_slope=0.2)(x)
     x = layers.Conv2D(64, 4, strides=2, padding="same")(x)
-    x = layers.RMSNormalization()(x)
-    x = layers.LeakyReLU(negative_slope=0.2)(x)
+    x = blocks.normalized(x)
     return keras.Model(images, _probability(x), name="discriminator")
 
 
@@ -248,11 +247,9 @@ def small_generator(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     x = layers.Dense(height // 4 * (width // 4) * 64)(latents)
     x = layers.Reshape((height // 4, width // 4, 64))(x)
     for filters in (64, 32):
-        x = layers.RMSNormalization()(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(x)
+        x = blocks.normalized(x)
         x = layers.Conv2DTranspose(filters, 4, strides=2, padding="same")(x)
-    x = layers.RMSNormalization()(x)
-    x = layers.LeakyReLU(negative_slope=0.2)(x)
+    x = blocks.normalized(x)
     return keras.Model(latents, convolution.to_pixels(x, channels, 5), name="generator")
 
 

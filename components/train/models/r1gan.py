@@ -22,7 +22,7 @@ with epy.lazy_imports():
     import tensorflow as tf
     from keras import layers
 
-    from latentfaces.components.train import augment, convolution, optimizer, upsampling
+    from latentfaces.components.train import augment, blocks, convolution, optimizer, upsampling
 
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
@@ -226,16 +226,16 @@ def skip_generator(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     filters = [_filters(halvings) for halvings in reversed(range(_halvings(image_shape) + 1))]
     scale = 2 ** _halvings(image_shape)
     latents = keras.Input((latent_dim,))
-    x = layers.Dense(height // scale * (width // scale) * filters[0], kernel_initializer=_he())(latents)
+    x = layers.Dense(height // scale * (width // scale) * filters[0], kernel_initializer=blocks.he())(latents)
     x = layers.Reshape((height // scale, width // scale, filters[0]))(x)
-    x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
+    x = blocks.normalized(x)
     start = keras.initializers.VarianceScaling(8.0, "fan_out")  # a pixel sums a quarter of the kernel
     pixels = None
     for count in filters[1:]:
         x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", kernel_initializer=start)(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
+        x = blocks.normalized(x)
         size = 3 if x.shape[1] == height else 1
-        made = convolution.Conv2D(channels, size, padding="same", kernel_initializer=_he(0.5))(x)
+        made = convolution.Conv2D(channels, size, padding="same", kernel_initializer=blocks.he(0.5))(x)
         made = layers.Activation("linear", dtype=keras.config.floatx())(made)
         if pixels is not None:
             pixels = upsampling.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx())(pixels)
@@ -250,9 +250,11 @@ def strided_discriminator(image_shape: ImageShape) -> keras.Model:
     images = keras.Input(image_shape)
     x = images
     for halvings in range(1, _halvings(image_shape) + 1):
-        x = layers.Conv2D(_filters(halvings), 4, strides=2, padding="same", kernel_initializer=_he())(x)
+        x = layers.Conv2D(_filters(halvings), 4, strides=2, padding="same", kernel_initializer=blocks.he())(x)
         x = layers.LeakyReLU(negative_slope=0.2)(x)
-    logits = layers.Dense(1, kernel_initializer=_he(0.7), dtype=keras.config.floatx())(layers.Flatten()(x))
+    logits = layers.Dense(1, kernel_initializer=blocks.he(0.7), dtype=keras.config.floatx())(
+        layers.Flatten()(x)
+    )
     return keras.Model(images, logits, name="discriminator")
 
 
@@ -265,14 +267,14 @@ def residual_generator(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     halvings = _halvings(image_shape)
     latents = keras.Input((latent_dim,))
     seed = (height >> halvings, width >> halvings, _wide(height >> halvings))
-    x = layers.Reshape(seed)(layers.Dense(math.prod(seed), kernel_initializer=_he())(latents))
-    blocks = _BLOCKS * (halvings + 1)
+    x = layers.Reshape(seed)(layers.Dense(math.prod(seed), kernel_initializer=blocks.he())(latents))
+    depth = _BLOCKS * (halvings + 1)
     for times in range(halvings + 1):
         if times:
             x = upsampling.UpSampling2D(2, interpolation="bilinear")(_widened(x, _wide(2 * x.shape[1])))
         for _ in range(_BLOCKS):
-            x = _residual(x, blocks)
-    x = convolution.Conv2D(channels, 1, padding="same", kernel_initializer=_he(0.5))(x)
+            x = _residual(x, depth)
+    x = convolution.Conv2D(channels, 1, padding="same", kernel_initializer=blocks.he(0.5))(x)
     pixels = layers.Activation("sigmoid", dtype=keras.config.floatx())(x)
     return keras.Model(latents, pixels, name="generator")
 
@@ -284,28 +286,28 @@ def residual_discriminator(image_shape: ImageShape) -> keras.Model:
     """
     images = keras.Input(image_shape)
     halvings = _halvings(image_shape)
-    x = layers.Conv2D(_wide(image_shape[0]), 1, kernel_initializer=_he(0.7))(images)
-    blocks = _BLOCKS * (halvings + 1)
+    x = layers.Conv2D(_wide(image_shape[0]), 1, kernel_initializer=blocks.he(0.7))(images)
+    depth = _BLOCKS * (halvings + 1)
     for times in range(halvings + 1):
         if times:
             x = _widened(layers.AveragePooling2D(2)(x), _wide(x.shape[1] // 2))
         for _ in range(_BLOCKS):
-            x = _residual(x, blocks)
-    score = layers.Dense(1, kernel_initializer=_he(0.7), use_bias=False, dtype=keras.config.floatx())
+            x = _residual(x, depth)
+    score = layers.Dense(1, kernel_initializer=blocks.he(0.7), use_bias=False, dtype=keras.config.floatx())
     logits = score(layers.Flatten()(x))
     return keras.Model(images, logits, name="discriminator")
 
 
-def _residual(x: keras.KerasTensor, blocks: int) -> keras.KerasTensor:
+def _residual(x: keras.KerasTensor, depth: int) -> keras.KerasTensor:
     """A bottleneck of three convolutions beside the identity, which it adds nothing to at first.
 
     So initialized, deep networks need no normalization (Zhang et al. 2019, Fixup, arXiv:1901.09321).
     """
     filters = x.shape[-1]
-    gain = blocks**-0.25
-    y = layers.Conv2D(filters // 2, 1, kernel_initializer=_he(gain))(x)
+    gain = depth**-0.25
+    y = layers.Conv2D(filters // 2, 1, kernel_initializer=blocks.he(gain))(x)
     y = layers.LeakyReLU(negative_slope=0.2)(y)
-    y = layers.Conv2D(filters // 2, 3, padding="same", kernel_initializer=_he(gain))(y)
+    y = layers.Conv2D(filters // 2, 3, padding="same", kernel_initializer=blocks.he(gain))(y)
     y = layers.LeakyReLU(negative_slope=0.2)(y)
     y = layers.Conv2D(filters, 1, kernel_initializer="zeros", use_bias=False)(y)
     return layers.Add()([x, y])
@@ -314,7 +316,7 @@ def _residual(x: keras.KerasTensor, blocks: int) -> keras.KerasTensor:
 def _widened(x: keras.KerasTensor, filters: int) -> keras.KerasTensor:
     if x.shape[-1] == filters:
         return x
-    return layers.Conv2D(filters, 1, kernel_initializer=_he(0.7), use_bias=False)(x)
+    return layers.Conv2D(filters, 1, kernel_initializer=blocks.he(0.7), use_bias=False)(x)
 
 
 def _wide(side: int) -> int:
@@ -334,8 +336,3 @@ def _halvings(image_shape: ImageShape) -> int:
 def _filters(halvings: int) -> int:
     """Filters where images have been halved so often."""
     return min(16 << halvings, 128)
-
-
-def _he(gain: float = 1.0) -> keras.initializers.Initializer:
-    """He's initializer (2015) for leaky rectifiers of slope 0.2."""
-    return keras.initializers.VarianceScaling(2 * gain**2 / (1 + 0.2**2))

@@ -25,7 +25,7 @@ with epy.lazy_imports():
     import tensorflow as tf
     from keras import layers
 
-    from latentfaces.components.train import augment, convolution, optimizer, upsampling
+    from latentfaces.components.train import augment, blocks, convolution, optimizer, upsampling
 
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
@@ -272,7 +272,7 @@ def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     At first the convolutions add nothing.
     """
     images = keras.Input(image_shape)
-    z_mean, z_log_var = _posterior(layers.Flatten()(_shrinking(images, filters)[-1]), latent_dim, "zeros")
+    z_mean, z_log_var = _posterior(layers.Flatten()(_strided(images, filters)[-1]), latent_dim, "zeros")
     shrink = _shrink(image_shape)
     few = images if shrink == 1 else layers.AveragePooling2D(shrink)(images)
     linear = _fixed_linear(latent_dim)(layers.Flatten()(few))
@@ -295,16 +295,18 @@ def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     if shrink > 1:
         enlarge = upsampling.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())
         linear = enlarge(linear)
-    seen = _shrinking(linear, filters)
-    x = layers.Dense(height // scale * (width // scale) * filters[-1], kernel_initializer=_he())(latents)
-    x = _normalized(layers.Reshape((height // scale, width // scale, filters[-1]))(x))
+    seen = _strided(linear, filters)
+    x = layers.Dense(height // scale * (width // scale) * filters[-1], kernel_initializer=blocks.he())(
+        latents
+    )
+    x = blocks.normalized(layers.Reshape((height // scale, width // scale, filters[-1]))(x))
     start = keras.initializers.VarianceScaling(
         8.0, "fan_out"
     )  # each pixel is the sum of a quarter of the kernel
     for count in filters[-2::-1]:
         x = layers.Add()([x, seen.pop()])
         x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", kernel_initializer=start)(x)
-        x = _normalized(x)
+        x = blocks.normalized(x)
     x = layers.Add()([x, seen.pop()])
     x = layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x)
     x = layers.Reshape((height // 2, width // 2, 2, 2, channels))(x)
@@ -315,22 +317,14 @@ def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, 
     )
 
 
-def _shrinking(images: keras.KerasTensor, filters: tuple[int, ...]) -> list[keras.KerasTensor]:
+def _strided(images: keras.KerasTensor, filters: tuple[int, ...]) -> list[keras.KerasTensor]:
     """Convolutions with stride 2, one after the other: what each of them makes."""
     made: list[keras.KerasTensor] = []
     for count in filters:
         source = made[-1] if made else images
-        x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=_he())(source)
-        made.append(_normalized(x))
+        x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=blocks.he())(source)
+        made.append(blocks.normalized(x))
     return made
-
-
-def _normalized(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Normalizes the features of each pixel, as replicas may that share a batch, and rectifies them.
-
-    RMS normalization is Zhang & Sennrich's (2019).
-    """
-    return layers.LeakyReLU(negative_slope=0.2)(layers.RMSNormalization()(x))
 
 
 def _fixed_linear(units: int) -> keras.layers.Layer:
@@ -338,11 +332,6 @@ def _fixed_linear(units: int) -> keras.layers.Layer:
     return layers.Dense(
         units, name="linear", trainable=False, kernel_initializer="zeros", dtype=keras.config.floatx()
     )
-
-
-def _he() -> keras.initializers.Initializer:
-    """He's initializer (2015) for leaky rectifiers of slope 0.2."""
-    return keras.initializers.VarianceScaling(2 / (1 + 0.2**2))
 
 
 def _shrink(image_shape: ImageShape) -> int:
