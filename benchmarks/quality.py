@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import latentfaces
-from latentfaces.common.models import MODELS, find_model, presets, settle
+from latentfaces.common.models import MODELS, presets
 from latentfaces.common.program import start_logging
 
 SHORT, LONG = 30, 230  # steps of the two runs whose difference tells what a step costs
@@ -89,11 +89,10 @@ def main() -> None:
     rows = []
     for name in args.presets:
         family, _, preset = name.partition(":")
-        multiple = find_model(family, preset).presets[preset].side_multiple
-        if args.image_size % multiple:
-            print(f"{name} is left out: it needs sides that are multiples of {multiple}")
+        known = presets(family)[preset]
+        if args.image_size % known.side_multiple:
+            print(f"{name} is left out: it needs sides that are multiples of {known.side_multiple}")
             continue
-        batch = settle(family, {"preset": preset}, (args.image_size, args.image_size, 3)).batch_size
         folder = output / f"{family}-{preset}-{args.image_size}"
         os.sched_setaffinity(0, {min(cores)})
         short, long = (train(family, preset, dataset, folder, args.seed, steps) for steps in (SHORT, LONG))
@@ -103,7 +102,7 @@ def main() -> None:
         metrics = latentfaces.evaluate(str(dataset), str(folder / "evaluation"), {family: str(folder)})
         picture = output / f"{folder.name}.png"
         shutil.copy(folder / "evaluation" / "grids" / f"{family}_samples.png", picture)
-        said = {"preset": name, "CPU s": f"{took:.0f}", "images": f"{steps * batch:,}"}
+        said = {"preset": name, "CPU s": f"{took:.0f}", "images": f"{steps * known.settings['batch_size']:,}"}
         rows.append(said | row(family, metrics))
         print(f"{rows[-1]}, picture {picture}", flush=True)
     for family in MODELS:
