@@ -52,6 +52,8 @@ setup(
             "pytest-timeout>=2.4",
             "ruff>=0.14",
             "selenium>=4.40",
+            "tensorflow-datasets>=4.9.9",
+            "tfrecord>=1.14.6",
             "uv>=0.9",
         ],
     },

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
 
@@ -50,6 +50,11 @@ class Split:
     examples: int
     shards: tuple[Shard, ...]
 
+    @property
+    def digest(self) -> str:
+        """The sha256, in hexadecimal, of the checksums of its shards."""
+        return _digest(self.shards)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -74,22 +79,35 @@ class Dataset:
     @property
     def digest(self) -> str:
         """The sha256, in hexadecimal, of the checksums of all shards: the same for the same examples."""
-        checksums = [shard.sha256 for split in self.splits.values() for shard in split.shards]
-        return hashlib.sha256("".join(checksums).encode()).hexdigest()
+        return _digest(shard for split in self.splits.values() for shard in split.shards)
 
 
-def shard_name(split: str, index: int, shards: int, sha256: str = "") -> str:
-    """The file name of a split's shard `index` of `shards`; with its checksum, a name that no other has.
+def _digest(shards: Iterable[Shard]) -> str:
+    return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
-    The shards of a new data set therefore lie beside those of the one that it is to replace.
+
+def shard_name(split: str, index: int, shards: int, digest: str = "") -> str:
+    """The file name of a split's shard `index` of `shards`; with the split's digest, one that no other has.
+
+    The shards of a new data set therefore lie beside those of the one that it is to replace. What the names
+    of a split's shards have in common is a template of TensorFlow Datasets, which could not tell each its own
+    checksum.
     """
-    name = f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
-    return add_checksum(name, sha256) if sha256 else name
+    return f"{split}-{digest[:16]}{'-' * bool(digest)}{index:05d}-of-{shards:05d}.tfrecord"
 
 
 def add_checksum(name: str, sha256: str) -> str:
     """Makes a shard's name one that no shard of other content has."""
     return f"{name.removesuffix('.tfrecord')}-{sha256[:16]}.tfrecord"
+
+
+def name_by_content(split: str, content: Split) -> Split:
+    """Returns a split whose shards have the names that no shards of other content have."""
+    shards = [
+        dataclasses.replace(shard, name=shard_name(split, index, len(content.shards), content.digest))
+        for index, shard in enumerate(content.shards)
+    ]
+    return Split(content.examples, tuple(shards))
 
 
 def encode_dataset(dataset: Dataset) -> bytes:
@@ -176,7 +194,7 @@ def _decode(content: Any) -> Dataset:
 def _decode_split(name: str, content: Any, image_bytes: int) -> Split:
     listed = _list(_field(content, "shards"), f"the shards of {name}")
     shards = []
-    for index, each in enumerate(listed):
+    for each in listed:
         shard = Shard(
             name=_text(_field(each, "name"), "a shard's name", 100),
             examples=_number(_field(each, "examples"), "examples"),
@@ -185,16 +203,20 @@ def _decode_split(name: str, content: Any, image_bytes: int) -> Split:
         )
         if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
             raise ValueError("sha256 is not one")
-        plain = shard_name(name, index, len(listed))
-        if shard.name not in (plain, shard_name(name, index, len(listed), shard.sha256)):
-            raise ValueError(f"a shard's name is not {plain} or that with the first of its sha256")
         if shard.bytes < shard.examples * image_bytes or (shard.bytes > 0) != (shard.examples > 0):
             raise ValueError(f"{shard.name} cannot hold {shard.examples} images in {shard.bytes} bytes")
         shards.append(shard)
     examples = _number(_field(content, "examples"), "examples")
     if examples != sum(shard.examples for shard in shards):
         raise ValueError(f"the examples of {name} are not those of its shards")
-    return Split(examples, tuple(shards))
+    split = Split(examples, tuple(shards))
+    for index, shard in enumerate(shards):
+        plain = shard_name(name, index, len(shards))
+        # With a checksum of its own: as until November 2026
+        by_content = shard_name(name, index, len(shards), split.digest), add_checksum(plain, shard.sha256)
+        if shard.name not in (plain, *by_content):
+            raise ValueError(f"a shard's name is not {plain} or {by_content[0]}")
+    return split
 
 
 def _field(content: Any, name: str) -> Any:

@@ -61,7 +61,7 @@ _CONTENT_TYPES = {
 # asked each time whether a copy is still good. Only a shard that is named by its content never changes; it is
 # "private", for the browser and for no proxy that others use, since it holds people's faces.
 _REPLACEABLE, _LASTING = "no-cache", "private, max-age=31536000, immutable"
-_NAMED_BY_CONTENT = re.compile(r".+-[0-9a-f]{16}\.tfrecord")
+_NAMED_BY_CONTENT = re.compile(r"[a-z]+-[0-9a-f]{16}-\d+-of-\d+\.tfrecord|.+-[0-9a-f]{16}\.tfrecord")
 
 _UNREACHABLE = (google_exceptions.RetryError, requests.ConnectionError, auth_exceptions.TransportError)
 

@@ -13,23 +13,32 @@ and a shard is deleted on condition that it has not been put in place anew since
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from cloudpathlib import GSPath
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import SPLITS, Dataset, encode_dataset, read_dataset
+from latentfaces.common.dataset import (
+    SPLITS,
+    Dataset,
+    add_checksum,
+    encode_dataset,
+    name_by_content,
+    read_dataset,
+)
 from latentfaces.common.errors import RunError, UserError, printable
 from latentfaces.common.lease import Lease, hold
 from latentfaces.common.storage import AnyPath
+from latentfaces.preprocessing import tfds
 
 REJECTED = "rejected.jsonl"
 FAILED = "rejected.failed.jsonl"  # the same of a job that failed for it; the data set keeps its own
@@ -38,7 +47,9 @@ _DATASET = "dataset.json"
 _LEASE = ".lease"
 _ACCOUNT = "commit.json"  # in a job's folder: the names of all shards that it may have left in the output
 _JOB_FOLDER = re.compile(r"\.job-[0-9a-f]{32}")
-_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}(-[0-9a-f]{{16}})?\.tfrecord")
+_SHARD_FILE = re.compile(
+    rf"({'|'.join(SPLITS)})(-[0-9a-f]{{16}})?-\d{{5,}}-of-\d{{5,}}(-[0-9a-f]{{16}})?\.tfrecord"
+)
 _WAIT = 600.0  # seconds for another job to begin or to commit
 
 logger = logging.getLogger(__name__)
@@ -105,8 +116,11 @@ def write(job_folder: AnyPath, target: AnyPath, content: bytes, *, lasting: bool
 
 def commit(
     output: AnyPath, job: Job, dataset: Dataset, refused: list[tuple[str, str]], max_rejected: float
-) -> None:
+) -> Dataset:
     """Makes the job's shards the data set, unless too many inputs, (name, reason) pairs, were refused.
+
+    Returns:
+        The data set; its shards have their lasting names.
 
     Raises:
         UserError: More than the share `max_rejected` of the inputs was refused, or nothing is left;
@@ -127,15 +141,22 @@ def commit(
             "(max_rejected is also a pipeline's parameter)"
         )
     job.lease.check()
-    names = {shard.name for split in dataset.splits.values() for shard in split.shards}
+    splits = {name: name_by_content(name, split) for name, split in dataset.splits.items()}
+    moves = {
+        new.name: add_checksum(old.name, old.sha256)
+        for split in SPLITS
+        for old, new in zip(dataset.splits[split].shards, splits[split].shards, strict=True)
+    }
+    names = moves.keys()
+    dataset = dataclasses.replace(dataset, splits=splits)
     with hold(output, _LEASE, wait=_WAIT), contextlib.ExitStack() as stack:
         seen = storage.version(output / _DATASET) if isinstance(output, GSPath) else None
         present = {entry.name: entry.generation for entry in storage.entries(output)}
         dead = _claim_dead(output, stack, job.folder.name)
-        accounted = _named(output).union(*map(_account, dead))
+        accounted = _named(_described(output)).union(*map(_account, dead))
         write(job.folder, job.folder / _ACCOUNT, json.dumps(sorted(accounted | names)).encode())
         try:
-            _put_in_place(output, job, names)
+            _put_in_place(output, job, moves)
             write(job.folder, output / REJECTED, rejected)
             _replace_description(output, job, dataset, seen)
         except BaseException:
@@ -149,11 +170,12 @@ def commit(
             _clear(folder)
         for name in {FAILED, f"{_LEASE}.now"} & present.keys():
             storage.delete(output / name)
+    return dataset
 
 
-def _put_in_place(output: AnyPath, job: Job, names: Iterable[str]) -> None:
+def _put_in_place(output: AnyPath, job: Job, moves: Mapping[str, str]) -> None:
     try:
-        storage.for_all(output, lambda name: storage.move(job.folder / name, output / name), names)
+        storage.for_all(output, lambda name: storage.move(job.folder / moves[name], output / name), moves)
     except FileNotFoundError:
         raise RunError(
             f"the folder of the job, {job.folder}, was removed while it ran: run the job again"
@@ -181,8 +203,8 @@ def refuse_foreign(output: AnyPath) -> None:
     except OSError as error:
         raise UserError(f"the output {output} cannot be read: {error.strerror}") from None
     jobs = {entry.name for entry in present if entry.is_folder and _JOB_FOLDER.fullmatch(entry.name)}
-    files = {_DATASET, REJECTED, FAILED, _LEASE, f"{_LEASE}.now"}
-    files.update(_named(output), *(_account(output / name) for name in jobs))
+    files = {_DATASET, REJECTED, FAILED, _LEASE, f"{_LEASE}.now", *tfds.FILES}
+    files.update(_named(_described(output)), *(_account(output / name) for name in jobs))
     for name, is_folder, _ in present:
         if name not in (jobs if is_folder else files) and not _is_made_by_content(name):
             raise UserError(
@@ -197,21 +219,25 @@ def _is_made_by_content(name: str) -> bool:
     That is so where a bucket's claim was lost in the middle of a commit; such a shard is left where it is.
     """
     match = _SHARD_FILE.fullmatch(name)
-    return bool(match and match[2])
+    return bool(match and (match[2] or match[3]))
 
 
-def _named(output: AnyPath) -> set[str]:
-    """Returns the names of the data set's shards; raises `UserError` if its description is not ours."""
+def _described(output: AnyPath) -> Dataset | None:
+    """Returns the data set that is there; raises `UserError` if its description is not ours."""
     try:
-        dataset = read_dataset(output)
+        return read_dataset(output)
     except UserError:
         if all(entry.name != _DATASET for entry in storage.entries(output)):
-            return set()
+            return None
         raise UserError(
             f"{output / _DATASET} is not a description that this program wrote, or is damaged: name an empty "
             "folder, or remove what is there"
         ) from None
-    return {shard.name for split in dataset.splits.values() for shard in split.shards}
+
+
+def _named(dataset: Dataset | None) -> set[str]:
+    """Returns the names of a data set's shards."""
+    return {shard.name for split in dataset.splits.values() for shard in split.shards} if dataset else set()
 
 
 def _claim_dead(output: AnyPath, stack: contextlib.ExitStack, own: str = "") -> list[AnyPath]:
@@ -235,8 +261,17 @@ def _account(job_folder: AnyPath) -> set[str]:
 
 
 def _settle(output: AnyPath, jobs: list[AnyPath], shards: dict[str, int | None]) -> None:
-    """Deletes those of some shards that the data set does not name, and then the jobs' accounts of them."""
-    keep = _named(output) if shards else set()
+    """Deletes those of some shards that the data set does not name, and then the jobs' accounts of them.
+
+    Before, what others read instead of `dataset.json` is made to name the same shards.
+    """
+    dataset = _described(output)
+    try:
+        for name, content in (tfds.describe(dataset) if dataset else {}).items():
+            write(jobs[0], output / name, content)
+    except OSError as error:
+        logger.warning("%s is not for TensorFlow Datasets, whose files cannot be written: %s", output, error)
+    keep = _named(dataset)
     storage.for_all(output, lambda name: storage.delete(output / name, shards[name]), shards.keys() - keep)
     storage.sync(output)
     for folder in jobs:

@@ -93,7 +93,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
             rejected=len(refused),
             source=printable(str(source)),
         )
-        commit(output_path, job, dataset, refused, config.max_rejected)
+        dataset = commit(output_path, job, dataset, refused, config.max_rejected)
     show_result(dataset, refused, time.monotonic() - started, console)
     return dataset
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import Dataset, Shard
+from latentfaces.common.dataset import Dataset, Shard, add_checksum
 from latentfaces.common.progress import Progress
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.commit import write
@@ -56,7 +56,7 @@ class Summaries:
                 summary = json.loads(storage.read(self._folder / name))
                 shard = Shard(**summary["shard"])
                 try:
-                    storage.sync(self._folder / shard.name)
+                    storage.sync(self._folder / add_checksum(shard.name, shard.sha256))
                 except OSError as error:
                     self._failure = error
                     raise

@@ -1,6 +1,5 @@
 """The work: one shard is read, decoded, resized and written by one worker, whatever engine has it done."""
 
-import dataclasses
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -81,8 +80,7 @@ class WriteShard(beam.DoFn):
             if not storage.is_file(job_folder / PLAN):
                 raise RuntimeError(f"the job that {planned.name} belongs to is over")
             shard = writer.shard(planned.name)
-            shard = dataclasses.replace(shard, name=add_checksum(planned.name, shard.sha256))
-            storage.publish(path, job_folder / shard.name, lasting=False)
+            storage.publish(path, job_folder / add_checksum(shard.name, shard.sha256), lasting=False)
         write_summary(job_folder, planned, shard, refused)
         return shard.examples, len(refused)
 

@@ -16,6 +16,7 @@ from conftest import NUMBER_SHAPE, NUMBERS, make_dataset, number_example
 from latentfaces.common import storage
 from latentfaces.common.dataset import (
     ShardWriter,
+    add_checksum,
     encode_example,
     make_splits,
     masked_crc,
@@ -219,7 +220,7 @@ def test_a_data_set_that_was_replaced_is_read_anew(folder, monkeypatch):
     old = read_dataset(folder)
     shard = old.splits["train"].shards[0]
     data = storage.read(folder / shard.name)
-    named = dataclasses.replace(shard, name=shard_name("train", 0, 1, shard.sha256))
+    named = dataclasses.replace(shard, name=add_checksum(shard_name("train", 0, 1), shard.sha256))
     storage.write(folder / named.name, data)
     for each in old.splits["train"].shards:
         storage.delete(folder / each.name)

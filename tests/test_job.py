@@ -23,9 +23,10 @@ from PIL import Image
 from rich.console import Console
 
 from latentfaces.common import storage
-from latentfaces.common.dataset import read_dataset
+from latentfaces.common.dataset import add_checksum, read_dataset, shard_name
 from latentfaces.common.errors import UserError
 from latentfaces.common.examples import load_split
+from latentfaces.preprocessing import tfds
 from latentfaces.preprocessing.commit import new_job
 from latentfaces.preprocessing.job import run
 from latentfaces.preprocessing.plan import PLAN, make_plan, write_plan
@@ -90,16 +91,18 @@ def test_celeba_becomes_resized_labelled_examples(celeba, tmp_path):
 def test_dataset_json_describes_the_shards_that_are_there(reference):
     dataset = json.loads(reference["dataset.json"])
     shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
-    assert {shard["name"] for shard in shards} | {"dataset.json", "rejected.jsonl"} == set(reference)
+    assert {shard["name"] for shard in shards} | {"dataset.json", "rejected.jsonl", *tfds.FILES} == set(
+        reference
+    )
     for shard in shards:
         assert len(reference[shard["name"]]) == shard["bytes"]
         assert hashlib.sha256(reference[shard["name"]]).hexdigest() == shard["sha256"]
         assert 0 < shard["examples"] <= 10
-        assert shard["name"].endswith(f"-{shard['sha256'][:16]}.tfrecord")
-    assert sorted(name[:20] for name in reference if name.startswith("valid")) == [
-        "valid-00000-of-00002",
-        "valid-00001-of-00002",
-    ]
+    for split, content in dataset["splits"].items():
+        checksums = "".join(shard["sha256"] for shard in content["shards"])
+        digest, count = hashlib.sha256(checksums.encode()).hexdigest()[:16], len(content["shards"])
+        names = [f"{split}-{digest}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
+        assert [shard["name"] for shard in content["shards"]] == names
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,7 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
     result = files(output)
     assert result["rejected.jsonl"] == failed and "rejected.failed.jsonl" not in result
     shards = {shard.name for split in read_dataset(output).splits.values() for shard in split.shards}
-    assert result.keys() == {"dataset.json", "rejected.jsonl"} | shards
+    assert result.keys() == {"dataset.json", "rejected.jsonl", *tfds.FILES} | shards
 
 
 def test_a_source_whose_name_is_not_utf8_is_read(photographs, tmp_path):
@@ -367,7 +370,12 @@ def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path,
     for unit in (*units, *units[:3]):
         writer.process(unit)
     written = {path.name: path.read_bytes() for path in folder.glob("*.tfrecord")}
-    assert written == {name: content for name, content in reference.items() if name.endswith(".tfrecord")}
+    expected = {}
+    for split, content in json.loads(reference["dataset.json"])["splits"].items():
+        for index, shard in enumerate(content["shards"]):
+            planned = shard_name(split, index, len(content["shards"]))
+            expected[add_checksum(planned, shard["sha256"])] = reference[shard["name"]]
+    assert written == expected
     assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".tfrecord"}
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -504,12 +512,16 @@ def test_all_lasts_through_a_power_cut_before_the_description_tells_of_it(celeba
     monkeypatch.setattr(os, "fsync", tell_fsync)
     monkeypatch.setattr(os, "replace", tell_replace)
     dataset = run(str(celeba), str(tmp_path / "set"), image_size=16)
-    shards = {shard.name for split in dataset.splits.values() for shard in split.shards}
+    shards = [
+        (shard_name(split, index, len(content.shards)), shard.sha256, shard.name)
+        for split, content in dataset.splits.items()
+        for index, shard in enumerate(content.shards)
+    ]
     described = events.index(("named", "dataset"))
     before = [kind_and_name for kind_and_name in events[:described]]
-    for shard in shards:
-        assert before.index(("lasting", shard)) < before.index(("named", shard))
-    last = max(before.index(("named", shard)) for shard in shards)
+    for planned, sha256, name in shards:
+        assert before.index(("lasting", add_checksum(planned, sha256))) < before.index(("named", name))
+    last = max(before.index(("named", name)) for *_, name in shards)
     assert ("lasting", "set") in before[last:] and ("lasting", "dataset") in before[last:]
     assert ("lasting", "set") in events[described:]
 

@@ -17,13 +17,17 @@ from rich.console import Console
 from test_job import files
 
 from latentfaces.common import examples, lease, storage
-from latentfaces.common.dataset import read_dataset
+from latentfaces.common.dataset import SPLITS, read_dataset
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.examples import ReplacedError, open_split
 from latentfaces.preprocessing import engine
 from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.sources.split import hash_split
 
 LOCAL_OPERATIONS = ("open", "replace", "rename", "unlink", "mkdir", "rmdir", "scandir", "fsync", "ftruncate")
+
+
+NAMES = [f"{number}.png" for number in range(100)]
 
 
 class Killed(BaseException):
@@ -219,12 +223,14 @@ class World:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Three folders of five pictures, some of which are the same: they give shards of the same names."""
+    """Three folders of five pictures, some splits of which are the same: their shards have the same names."""
+    by_split = {split: [name for name in NAMES if hash_split(name) == split] for split in SPLITS}
+    names = [*by_split["train"][:3], by_split["valid"][0], by_split["test"][0]]
     folders = []
-    for pictures in [(1, 2, 3, 4, 5), (1, 2, 3, 4, 6), (1, 2, 7, 8, 9)]:
+    for pictures in [(1, 2, 3, 4, 5), (1, 2, 6, 4, 5), (7, 8, 9, 4, 3)]:
         folder = tmp_path_factory.mktemp("source")
-        for position, picture in enumerate(pictures):
-            cv2.imwrite(str(folder / f"{position}.png"), photograph(picture, 8, 8))
+        for name, picture in zip(names, pictures, strict=True):
+            cv2.imwrite(str(folder / name), photograph(picture, 8, 8))
         folders.append(str(folder))
     return folders
 

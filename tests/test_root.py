@@ -11,10 +11,19 @@ import pytest
 
 from latentfaces.common import root as module
 from latentfaces.common import storage
-from latentfaces.common.dataset import Dataset, Shard, find_dataset, make_splits, shard_name, write_dataset
+from latentfaces.common.dataset import (
+    Dataset,
+    Shard,
+    find_dataset,
+    make_splits,
+    name_by_content,
+    shard_name,
+    write_dataset,
+)
 from latentfaces.common.errors import UserError
 from latentfaces.common.lease import hold
 from latentfaces.common.root import Run, dataset_folder, prune, run_folder, runs, start_run
+from latentfaces.preprocessing import tfds
 
 A, B, C = (letter * 32 for letter in "abc")
 DAY = 24 * 3600.0  # seconds
@@ -52,10 +61,12 @@ def make_dataset(root, fingerprint):
     """All files that preprocessing leaves, even one that was killed."""
     folder = storage.resolve(dataset_folder(root, fingerprint))
     sha256 = "0123456789abcdef" * 4
-    shard = Shard(shard_name("train", 0, 1, sha256), 1, 100, sha256)
-    for name in (shard.name, "rejected.jsonl", ".lease", f".job-{A}/plan.json"):
+    splits = make_splits([("train", Shard(shard_name("train", 0, 1), 1, 100, sha256))])
+    splits["train"] = name_by_content("train", splits["train"])
+    shard, others = splits["train"].shards[0].name, ("rejected.jsonl", *tfds.FILES)
+    for name in (shard, *others, ".lease", f".job-{A}/plan.json"):
         storage.write(folder / name, b"of a data set")
-    write_dataset(folder, Dataset((2, 3, 1), (), make_splits([("train", shard)]), 0, "faces"))
+    write_dataset(folder, Dataset((2, 3, 1), (), splits, 0, "faces"))
     return folder
 
 

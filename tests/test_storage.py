@@ -122,7 +122,8 @@ def test_every_object_that_is_listed_can_be_read(bucket):
     assert storage.join(Path("a"), "b/x") == Path("a/b/x")
 
 
-SHARD = "test-00000-of-00001-0123456789abcdef.tfrecord"
+SHARD = "test-0123456789abcdef-00000-of-00001.tfrecord"
+OLDER_SHARD = "test-00000-of-00001-0123456789abcdef.tfrecord"
 BYTES, ASKED = "application/octet-stream", "no-cache"
 DESCRIPTIONS = {
     "report.html": ("text/html; charset=utf-8", ASKED),
@@ -138,6 +139,7 @@ DESCRIPTIONS = {
     "decoder.keras": (BYTES, ASKED),
     ".lease": (BYTES, ASKED),
     SHARD: (BYTES, "private, max-age=31536000, immutable"),
+    OLDER_SHARD: (BYTES, "private, max-age=31536000, immutable"),
     SHARD.replace("-0123456789abcdef", ""): (BYTES, ASKED),
 }
 
