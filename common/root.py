@@ -58,7 +58,7 @@ _RUN_FILES = [
 _DATASET_FILES = [
     r"dataset\.json",
     r"(train|valid|test)(-[0-9a-f]{16})?-\d+-of-\d+(-[0-9a-f]{16})?\.tfrecord"
-    r"|rejected(\.failed)?\.jsonl|features\.json|dataset_info\.json"
+    r"|rejected(\.failed)?\.jsonl|duplicates\.jsonl|features\.json|dataset_info\.json"
     rf"|\.job-[0-9a-f]{{32}}/[^/]+|{_LEFT}",
     r"\.job-[0-9a-f]{32}/",
 ]

@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing import tfds
 
 REJECTED = "rejected.jsonl"
+DUPLICATES = "duplicates.jsonl"
 FAILED = "rejected.failed.jsonl"  # the same of a job that failed for it; the data set keeps its own
 
 _DATASET = "dataset.json"
@@ -115,9 +116,22 @@ def write(job_folder: AnyPath, target: AnyPath, content: bytes, *, lasting: bool
 
 
 def commit(
-    output: AnyPath, job: Job, dataset: Dataset, refused: list[tuple[str, str]], max_rejected: float
+    output: AnyPath,
+    job: Job,
+    dataset: Dataset,
+    refused: list[tuple[str, str]],
+    copies: Iterable[Mapping[str, object]],
+    max_rejected: float,
 ) -> Dataset:
-    """Makes the job's shards the data set, unless too many inputs, (name, reason) pairs, were refused.
+    """Makes the job's shards the data set, unless too many inputs were refused.
+
+    Args:
+        output: Where the data set is to be.
+        job: The job.
+        dataset: What it made; the shards have the names that were planned.
+        refused: (name, reason) of each refused input.
+        copies: What is told of each image that is there twice.
+        max_rejected: The share of the inputs that may be refused.
 
     Returns:
         The data set; its shards have their lasting names.
@@ -158,6 +172,8 @@ def commit(
         try:
             _put_in_place(output, job, moves)
             write(job.folder, output / REJECTED, rejected)
+            told = "".join(json.dumps(each) + "\n" for each in copies)
+            write(job.folder, output / DUPLICATES, told.encode())
             _replace_description(output, job, dataset, seen)
         except BaseException:
             if isinstance(output, Path):  # whose claim is certain: nobody else puts shards in place
@@ -203,7 +219,7 @@ def refuse_foreign(output: AnyPath) -> None:
     except OSError as error:
         raise UserError(f"the output {output} cannot be read: {error.strerror}") from None
     jobs = {entry.name for entry in present if entry.is_folder and _JOB_FOLDER.fullmatch(entry.name)}
-    files = {_DATASET, REJECTED, FAILED, _LEASE, f"{_LEASE}.now", *tfds.FILES}
+    files = {_DATASET, REJECTED, DUPLICATES, FAILED, _LEASE, f"{_LEASE}.now", *tfds.FILES}
     files.update(_named(_described(output)), *(_account(output / name) for name in jobs))
     for name, is_folder, _ in present:
         if name not in (jobs if is_folder else files) and not _is_made_by_content(name):

@@ -27,7 +27,7 @@ from rich.console import Console
 from latentfaces.common import storage
 from latentfaces.common.dataset import Dataset, make_splits
 from latentfaces.common.errors import UserError, printable
-from latentfaces.preprocessing import engine, sources
+from latentfaces.preprocessing import duplicates, engine, sources
 from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
 from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.plan import make_plan, write_plan
@@ -86,6 +86,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
                 f"the engine ended with {len(summaries.shards)} of {len(units)} shards written"
             )
         refused += summaries.refused
+        copies = duplicates.find(folder, units, summaries, drop=config.drop_duplicates)
         dataset = Dataset(
             image_shape=image_shape,
             attribute_names=attribute_names,
@@ -93,8 +94,11 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
             rejected=len(refused),
             source=printable(str(source)),
         )
-        dataset = commit(output_path, job, dataset, refused, config.max_rejected)
+        dataset = commit(
+            output_path, job, dataset, refused, [each._asdict() for each in copies], config.max_rejected
+        )
     show_result(dataset, refused, time.monotonic() - started, console)
+    duplicates.tell(copies)
     return dataset
 
 

@@ -28,6 +28,9 @@ class PreprocessConfig:
         "", help="Label file, CelebA's or a .csv of one's own, instead of one that lies there."
     )
     partition: str = option("", help="Partition file, likewise.")
+    drop_duplicates: bool = option(
+        False, help="Leave out images that are copies, exactly or nearly, of others; held-out ones stay."
+    )
     beam_options: list[str] = option(
         [], help="Beam's own options, after --, such as --runner=DataflowRunner.", rest=True
     )

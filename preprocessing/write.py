@@ -6,16 +6,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import apache_beam as beam
 import cv2
+import numpy as np
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import ShardWriter, add_checksum, encode_example
 from latentfaces.preprocessing.commit import draft
+from latentfaces.preprocessing.duplicates import Hashes, write_hashes
 from latentfaces.preprocessing.plan import PLAN, Unit, read_shard
 from latentfaces.preprocessing.progress import write_summary
 from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
-from latentfaces.preprocessing.sources import Image, Images
+from latentfaces.preprocessing.sources import Images
 
 
 class WriteShard(beam.DoFn):
@@ -66,7 +68,7 @@ class WriteShard(beam.DoFn):
         """Writes one shard, as `process`, unless it is told to stop; returns how many images it counts."""
         job_folder = storage.resolve(self.job_folder)
         planned = read_shard(job_folder, unit)
-        refused = []
+        refused, hashes = [], Hashes()
         with draft(job_folder, planned.name) as path:
             with ShardWriter(path.open("wb", buffering=1 << 20)) as writer:
                 contents = self._images.read(image.place for image in planned.images)
@@ -74,21 +76,25 @@ class WriteShard(beam.DoFn):
                     if stop and stop.is_set():
                         raise RuntimeError(f"told to stop while writing {planned.name}")
                     try:
-                        writer.write(self._example(image, content))
+                        pixels = self._pixels(content)
                     except RefusedImage as refusal:
                         refused.append((image.name, str(refusal)))
+                        continue
+                    hashes.add(pixels)
+                    labels = image.attributes(self._attributes)
+                    writer.write(encode_example(pixels.tobytes(), image.name, labels))
             if not storage.is_file(job_folder / PLAN):
                 raise RuntimeError(f"the job that {planned.name} belongs to is over")
             shard = writer.shard(planned.name)
             storage.publish(path, job_folder / add_checksum(shard.name, shard.sha256), lasting=False)
+        write_hashes(job_folder, planned, hashes)
         write_summary(job_folder, planned, shard, refused)
         return shard.examples, len(refused)
 
-    def _example(self, image: Image, content: bytes | RefusedImage) -> bytes:
+    def _pixels(self, content: bytes | RefusedImage) -> np.ndarray:
         if isinstance(content, RefusedImage):
             raise content
-        pixels = smart_resize(decode(content, self._channels), self._image_size)
-        return encode_example(pixels.tobytes(), image.name, image.attributes(self._attributes))
+        return smart_resize(decode(content, self._channels), self._image_size)
 
 
 class WriteInThreads(beam.DoFn):
