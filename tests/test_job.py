@@ -26,7 +26,6 @@ from latentfaces.common import storage
 from latentfaces.common.dataset import add_checksum, read_dataset, shard_name
 from latentfaces.common.errors import UserError
 from latentfaces.common.examples import load_split
-from latentfaces.preprocessing import tfds
 from latentfaces.preprocessing.commit import new_job
 from latentfaces.preprocessing.job import run
 from latentfaces.preprocessing.plan import PLAN, make_plan, write_plan
@@ -34,6 +33,8 @@ from latentfaces.preprocessing.resize import decode, smart_resize
 from latentfaces.preprocessing.sources import find
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
 from latentfaces.preprocessing.write import WriteShard
+
+OTHERS = {"dataset.json", "rejected.jsonl", "duplicates.jsonl", "features.json", "dataset_info.json"}
 
 
 def files(folder):
@@ -91,9 +92,7 @@ def test_celeba_becomes_resized_labelled_examples(celeba, tmp_path):
 def test_dataset_json_describes_the_shards_that_are_there(reference):
     dataset = json.loads(reference["dataset.json"])
     shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
-    assert {shard["name"] for shard in shards} | {"dataset.json", "rejected.jsonl", *tfds.FILES} == set(
-        reference
-    )
+    assert {shard["name"] for shard in shards} | OTHERS == set(reference)
     for shard in shards:
         assert len(reference[shard["name"]]) == shard["bytes"]
         assert hashlib.sha256(reference[shard["name"]]).hexdigest() == shard["sha256"]
@@ -196,7 +195,7 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
     result = files(output)
     assert result["rejected.jsonl"] == failed and "rejected.failed.jsonl" not in result
     shards = {shard.name for split in read_dataset(output).splits.values() for shard in split.shards}
-    assert result.keys() == {"dataset.json", "rejected.jsonl", *tfds.FILES} | shards
+    assert result.keys() == OTHERS | shards
 
 
 def test_a_source_whose_name_is_not_utf8_is_read(photographs, tmp_path):
@@ -376,7 +375,7 @@ def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path,
             planned = shard_name(split, index, len(content["shards"]))
             expected[add_checksum(planned, shard["sha256"])] = reference[shard["name"]]
     assert written == expected
-    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".tfrecord"}
+    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".hashes", ".tfrecord"}
     assert list(tmp_path.iterdir()) == [folder]
 
 
