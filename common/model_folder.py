@@ -31,6 +31,8 @@ LONGEST_TEXT = 16 << 20  # bytes of `history.csv` or `config.json`
 LARGEST_PICTURE, LONGEST_SIDE = 16 << 20, 4096  # bytes and pixels of a sample picture
 PICTURES, PICTURE_SIDE = 24, 400  # sample pictures that are read, and the pixels that they are reduced to
 DIVERSE = 0.5  # the share of real images' diversity below which samples are called alike: mode collapse
+# Lies there while a trained model is trained for longer: the networks still are the shorter training's.
+LONGER = "longer.txt"
 # When a run begins, whatever is promoted later; and what the data set's digest stands for.
 _SETTLED = ("initial_run", "initial_digest", "examples")
 _MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
@@ -145,7 +147,9 @@ def check_weights(network: bytes) -> bytes:
 
 
 def is_finished(folder: AnyPath, config: TrainConfig) -> bool:
-    """Whether the networks, which are written last, are there and whole."""
+    """Whether the networks, which are written last, are there and whole, and no shorter training's."""
+    if (folder / LONGER).exists():
+        return False
     try:
         for name in find_model(config.model).network_names:
             read_network(folder / f"{name}.keras")

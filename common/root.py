@@ -46,7 +46,7 @@ _STATE = r"(done|losses\.npy|state\.[^/]+|state_temp/part-[^/]+)"
 _LEFT = r"\.lease(\.now)?|\.DS_Store"  # by who was killed, or only looked
 _RUN_FILES = [
     rf"{_MODEL}/[a-z]+\.keras|evaluation/metrics\.json",
-    rf"{_MODEL}/(config\.json|history\.csv|samples/epoch-\d+\.png|logs/events\.out\.tfevents\.[^/]+"
+    rf"{_MODEL}/(config\.json|longer\.txt|history\.csv|samples/epoch-\d+\.png|logs/events\.out\.tfevents\.[^/]+"
     rf"|checkpoints/{_CHECKPOINT}/{_STATE})|evaluation/"
     r"(report\.html|concepts\.npz|\.new\.zip|grids/[\w-]+\.(png|webp|gif))"
     rf"|(({_MODEL}|evaluation)/([a-z]+/)?)?({_LEFT})",

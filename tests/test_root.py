@@ -28,7 +28,7 @@ from latentfaces.preprocessing import tfds
 A, B, C = (letter * 32 for letter in "abc")
 DAY = 24 * 3600.0  # seconds
 WHOLE = {
-    *("config.json", "history.csv", "samples/epoch-0001.png", "logs/events.out.tfevents.1.v2"),
+    *("config.json", "longer.txt", "history.csv", "samples/epoch-0001.png", "logs/events.out.tfevents.1.v2"),
     *("checkpoints/00000002/state.index", "checkpoints/.00000004.part/losses.npy", ".lease"),
 }
 NETWORKS = {"vae": ("encoder", "decoder"), "gan": ("generator", "discriminator")}

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,9 +141,86 @@ def test_a_finished_run_is_not_run_again_and_another_is_refused(trained, tiny_da
         ({"precision": "float64"}, "whose precision is float32, and float64 is asked for"),
         ({"seed": 4}, "whose seed is 0, and 4 is asked for"),
         ({"batch_size": 12}, "whose batch_size is 36, and 12 is asked for"),
+        ({"steps": 49}, "holds a run of 50 steps, and fewer are asked for, 49 steps: ask for as many"),
     ):
         with pytest.raises(UserError, match=message):
             run.train("gan", str(tiny_dataset), str(folder), **OPTIONS | change)
+
+
+def test_the_other_workers_wait_until_the_chief_has_made_the_run_longer(tiny_dataset, tmp_path):
+    shorter, longer = (
+        configure("gan", str(tiny_dataset), preset="small", steps=steps, batch_size=BATCH) for steps in (4, 8)
+    )
+    run._claim(tmp_path, shorter)
+    run._await_chief(tmp_path, shorter, 0.1)
+    with pytest.raises(RunError, match="the chief wrote no such config.json to .* within 0 s"):
+        run._await_chief(tmp_path, longer, 0.1)
+    run._claim(tmp_path, longer)
+    run._await_chief(tmp_path, longer, 0.1)
+
+
+class Killed(BaseException):
+    """Not caught by anything, as little as SIGKILL."""
+
+
+def test_a_trained_model_is_trained_for_longer_and_stays_whole_meanwhile(
+    trained, tiny_dataset, tmp_path, caplog
+):
+    whole = trained("vae", 1, preset="book", steps=0, epochs=4)
+    folder, often = tmp_path / "vae", RunOptions(log_steps=1, checkpoint_steps=1)
+    options = {key: OPTIONS[key] for key in ("batch_size", "log_steps")} | {"preset": "book"}
+
+    def train(epochs, rounds=99):
+        """Trains in this process, which is killed after so many rounds of steps."""
+        left = iter([None] * (rounds + 1))
+
+        def be_killed():
+            if next(left, Killed) is Killed:
+                raise Killed
+
+        config = configure("vae", str(tiny_dataset), preset="book", epochs=epochs, batch_size=BATCH)
+        run._claim(folder, config)
+        loop.train(read_config(folder), often, folder, on_progress=be_killed)
+
+    folder.mkdir()
+    train(2)
+    networks = {path: path.read_bytes() for path in folder.glob("*.keras")}
+    assert len(networks) == 2 and len(history(folder)) == 6 and not (folder / "longer.txt").exists()
+    caplog.set_level("INFO")
+    with pytest.raises(Killed):
+        train(4, rounds=3)
+    assert "the VAE goes on: its run of 2 epochs is now one of 4 epochs\n" in caplog.text
+    assert {path: path.read_bytes() for path in folder.glob("*.keras")} == networks
+    rows = len(history(folder))
+    assert 6 <= rows < 11 and (folder / "samples" / "epoch-0002.png").exists()
+    with pytest.raises(UserError, match="a run of 4 epochs, and fewer are asked for, 3 epochs"):
+        train(3)
+
+    run.train("vae", str(tiny_dataset), str(folder), epochs=4, **options)  # the same once more
+    assert_same(folder, whole)
+    assert not (folder / "longer.txt").exists() and read_config(folder).steps == 11
+    pictures = [sorted(path.name for path in each.glob("samples/*")) for each in (folder, whole)]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_model_without_checkpoints_is_not_trained_anew_for_longer(trained, tiny_dataset, tmp_path):
+    folder = shutil.copytree(trained("gan", 1), tmp_path / "gan")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match="holds a trained model, and no checkpoint from which"):
+        run.train("gan", str(tiny_dataset), str(folder), **OPTIONS | {"steps": 60})
+    run.train("gan", str(tiny_dataset), str(folder), **OPTIONS)  # as it was
+
+
+@pytest.mark.usefixtures("float32_after")
+def test_the_learning_rate_of_a_longer_run_is_what_that_has_there(tiny_dataset, tmp_path, caplog):
+    caplog.set_level("INFO")
+    rates = []
+    for steps in (4, 8):
+        config = configure("vae", str(tiny_dataset), preset="small", steps=steps, batch_size=BATCH)
+        run._claim(tmp_path, config)
+        rates.append(float(find_model("vae", "small")(config).optimizer._learning_rate(4)))
+    assert rates[0] == 0 and rates[1] == pytest.approx(config.learning_rate / 2)
+    assert "one of 8 steps; its learning rate, which falls along a run, jumps" in caplog.text
 
 
 @pytest.mark.parametrize("preset", [slow("small"), "modern"])

@@ -20,6 +20,7 @@ from latentfaces.common.config import RunOptions, TrainConfig
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import RunError, UserError
 from latentfaces.common.examples import open_split, parse_images
+from latentfaces.common.model_folder import LONGER
 from latentfaces.common.models import find_model
 from latentfaces.common.storage import AnyPath
 from latentfaces.components.train import warm_start
@@ -288,3 +289,4 @@ def _save(networks: dict[str, keras.Model], folder: AnyPath) -> None:
             file = Path(name) / f"{network}.keras"
             portable(model).save(file)
             storage.write(folder / file.name, file.read_bytes())
+    storage.delete(folder / LONGER)

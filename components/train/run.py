@@ -18,7 +18,7 @@ from latentfaces.common import lease, storage
 from latentfaces.common.config import LAUNCHERS, RunOptions, TrainConfig
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.common.model_folder import is_finished, read_config, refuse_other_run
+from latentfaces.common.model_folder import LONGER, is_finished, read_config, refuse_other_run
 from latentfaces.common.models import find_model, settle
 from latentfaces.common.options import options_of, pick
 from latentfaces.common.pods import PodOptions
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(model: str, dataset: str, output: str, **options: Any) -> None:
-    """Trains a model; a run that was interrupted goes on from its newest checkpoint.
+    """Trains a model; a run that was interrupted, or is to be longer, goes on from its newest checkpoint.
 
     Where `TF_CONFIG` is set, or `rendezvous` is given, someone else starts the workers, and this process is
     one of them; else a launcher starts them.
@@ -131,17 +131,22 @@ def configure(model: str, folder: str, **options: Any) -> TrainConfig:
         dataset=str(place.absolute() if isinstance(place, Path) else place),
         dataset_digest=dataset.digest,
         examples=examples,
-        steps=config.steps or math.ceil(config.epochs * examples / config.batch_size),
+        steps=config.steps or _steps_of_epochs(config, examples),
     )
+
+
+def _steps_of_epochs(config: TrainConfig, examples: int) -> int:
+    return math.ceil(config.epochs * examples / config.batch_size)
 
 
 def _await_chief(folder: AnyPath, config: TrainConfig, seconds: float) -> None:
     """Waits until the chief has claimed the folder, and makes sure that it is for the same run."""
     deadline = time.monotonic() + seconds
-    while not (folder / "config.json").exists():
+    file = folder / "config.json"
+    while not file.exists() or read_config(folder).steps < config.steps:  # as a shorter run left it
         if time.monotonic() > deadline:
             raise RunError(
-                f"the chief wrote no config.json to {folder} within {seconds:.0f} s: check its log"
+                f"the chief wrote no such config.json to {folder} within {seconds:.0f} s: check its log"
             )
         time.sleep(0.5)
     refuse_other_run(folder, config)
@@ -150,11 +155,12 @@ def _await_chief(folder: AnyPath, config: TrainConfig, seconds: float) -> None:
 def _claim(folder: AnyPath, config: TrainConfig) -> None:
     """Writes `config.json`, or makes sure that what lies there is an earlier part of the same run.
 
-    The data set may have moved since: that it is the same is known by its digest.
+    The data set may have moved since: that it is the same is known by its digest. A run may become longer.
     """
     if (folder / "config.json").exists():
-        refuse_other_run(folder, config)
+        refuse_other_run(folder, config, ("dataset", "epochs", "steps"))
         earlier = read_config(folder)
+        _go_on(folder, earlier, config)
         config = dataclasses.replace(
             config, initial_run=earlier.initial_run, initial_digest=earlier.initial_digest
         )
@@ -163,3 +169,44 @@ def _claim(folder: AnyPath, config: TrainConfig) -> None:
     elif config.warm_start:
         config = warm_start.choose(config, folder)
     storage.write(folder / "config.json", config.to_json().encode())
+
+
+def _go_on(folder: AnyPath, earlier: TrainConfig, config: TrainConfig) -> None:
+    """Makes sure that a run can go on, as long as it was or longer; what it made before stays meanwhile.
+
+    Raises:
+        UserError: if it would be shorter, or what is trained has no checkpoint to go on from.
+    """
+    before, now = (_length(each, config.examples) for each in (earlier, config))
+    if config.steps < earlier.steps:
+        raise UserError(
+            f"{folder} holds a run of {before}, and fewer are asked for, {now}: ask for as many or more, or "
+            "choose another folder"
+        )
+    is_longer = config.steps > earlier.steps
+    if (folder / LONGER).exists() or (is_longer and is_finished(folder, earlier)):
+        checkpoints = folder / "checkpoints"
+        if not any(name.endswith("/done") for name in storage.list_files(checkpoints)):
+            raise UserError(
+                f"{folder} holds a trained model, and no checkpoint from which it could be trained for "
+                "longer: choose another folder"
+            )
+        said = "A longer training has begun: until it is finished, the networks are the shorter one's.\n"
+        storage.write(folder / LONGER, said.encode())  # before `config.json` says that they should be others
+    if is_longer:
+        logger.info(
+            "the %s goes on: its run of %s is now one of %s%s",
+            find_model(config.model).title,
+            before,
+            now,
+            "; its learning rate, which falls along a run, jumps to what the longer one has there"
+            if config.learning_rate_decay
+            else "",
+        )
+
+
+def _length(config: TrainConfig, examples: int) -> str:
+    """How long a run is, as the user counted."""
+    if config.steps == _steps_of_epochs(config, examples):
+        return f"{config.epochs} epochs"
+    return f"{config.steps} steps"
