@@ -44,7 +44,8 @@ class TrainConfig:
         warmup_steps: steps in which it rises from 0, if it falls later; less in a short run.
         image_shape: (height, width, channels) of the data set.
         warm_start: whether training begins from the promoted model's weights.
-        initial_run: the run whose weights those were when this run began; "" where there were none.
+        initial_run: the run whose weights those were when this run began, or the model folder of `--init`; ""
+            where there were none.
         initial_digest: sha256 over the files of its networks.
         dataset: location of the data set folder.
         dataset_digest: sha256 over the data set's shards, so that other data at that location is noticed.

@@ -103,13 +103,16 @@ def train(
     model: Annotated[str, typer.Argument(help=f"What to train: {' or '.join(MODELS)}.")],
     dataset: DatasetFolder,
     output: Annotated[str, typer.Option(help="Model folder, local or gs://; a run in it goes on.")],
+    init: Annotated[
+        str, typer.Option(help="Model folder whose weights training begins from, local or gs://.")
+    ] = "",
     **options: Any,
 ) -> None:
     """Train a model with MultiWorkerMirroredStrategy."""
     from latentfaces.components.train.run import train
 
     with reporting():
-        train(model, dataset, output, **options)
+        train(model, dataset, output, init=init, **options)
 
 
 _MODEL_FOLDERS = [

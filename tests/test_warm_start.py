@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import io
+import json
 import logging
+import re
 import shutil
 import zipfile
 
@@ -33,11 +35,11 @@ def weights(folder, model):
     return [w for name in names for w in keras.saving.load_model(folder / f"{name}.keras").get_weights()]
 
 
-def settle(dataset, folder, model, **options):
+def settle(dataset, folder, model, init="", **options):
     """What `train` does before it starts workers; returns what they are told."""
     options = {"preset": "small", "steps": 1, "batch_size": 8, "warm_start": True, **options}
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, configure(model, str(dataset), **options))
+    _claim(folder, configure(model, str(dataset), **options), init)
     return read_config(folder)
 
 
@@ -115,7 +117,7 @@ def pack(folder):
 @pytest.mark.parametrize(
     ("options", "change", "why"),
     [
-        ({"preset": "book"}, None, "the promoted one's preset is small, and this one's book"),
+        ({"preset": "book"}, None, "the preset there is small, and here book"),
         ({}, truncate, "File is not a zip file"),
         ({}, pack, "its weights are packed"),
         ({}, shutil.rmtree, "does not describe a run of this version"),
@@ -182,3 +184,66 @@ def test_two_workers_begin_from_the_same_weights_as_one(tiny_dataset, root):
     )
     assert loss == pytest.approx(same, rel=1e-5)
     assert loss != pytest.approx(other, rel=1e-2)
+
+
+def test_init_names_whose_weights_training_begins_from(tiny_dataset, trained, bucket, tmp_path, monkeypatch):
+    source, folder = trained / "runs" / "r1" / "gan", tmp_path / "gan"
+    monkeypatch.chdir(source.parent)
+    options = {"preset": "small", "steps": 1, "batch_size": 8, "log_steps": 1}
+    train("gan", str(tiny_dataset), str(folder), init="gan", workers=2, seed=7, **options)
+    config = read_config(folder)
+    assert config.initial_run == str(source) and config.initial_digest and not config.warm_start
+    alone = tmp_path / "alone"
+    loop.train(settle(tiny_dataset, alone, "gan", str(source), warm_start=False, seed=7), RUN, alone)
+    for ours, others in zip(weights(folder, "gan"), weights(alone, "gan"), strict=True):
+        np.testing.assert_allclose(ours, others, atol=1e-5)
+    # With a learning rate of nothing, what is saved is what it began with.
+    for file in source.glob("*.*"):
+        (bucket / "gan" / file.name).write_bytes(file.read_bytes())
+    still = tmp_path / "still"
+    config = settle(tiny_dataset, still, "gan", "gs://bucket/gan", warm_start=False, seed=7)
+    assert config.initial_run == "gs://bucket/gan"
+    loop.train(dataclasses.replace(config, learning_rate=0.0), RUN, still)
+    for ours, theirs in zip(weights(still, "gan"), weights(source, "gan"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    train("gan", str(tiny_dataset), str(folder), init=str(source), seed=7, **options)  # it is trained already
+    for init in (trained / "runs" / "r2" / "gan", tmp_path / "none"):
+        with pytest.raises(UserError, match="holds a run that did not begin from .*: choose another folder"):
+            train("gan", str(tiny_dataset), str(folder), init=str(init), seed=7, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "why"),
+    [
+        ({"preset": "book"}, None, "the preset there is small, and here book"),
+        ({}, {"image_shape": [32, 32, 3]}, "the image shape there is (32, 32, 3), and here (16, 16, 3)"),
+        ({}, {"latent_dim": 7}, "the latent dim there is 7, and here 128"),
+        ({}, {"model": "gan"}, "config.json does not describe a run of this version"),
+        ({}, truncate, "File is not a zip file"),
+        ({}, pack, "its weights are packed"),
+        ({}, shutil.rmtree, "is no model folder, for it holds no config.json: correct the name"),
+        ({"warm_start": True}, None, "--init and --warm-start exclude each other"),
+    ],
+    ids=["preset", "image size", "latents", "family", "truncated", "packed", "gone", "both"],
+)
+def test_what_init_can_not_begin_from_is_refused(tiny_dataset, trained, tmp_path, options, change, why):
+    source = shutil.copytree(trained / "runs" / "r1" / "vae", tmp_path / "source")
+    if isinstance(change, dict):
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps(config | change))
+    elif change:
+        change(source)
+    options = {"preset": "small", "steps": 1, "batch_size": 8} | options
+    with pytest.raises(UserError, match=re.escape(why)):
+        train("vae", str(tiny_dataset), str(tmp_path / "vae"), init=str(source), **options)
+    assert not (tmp_path / "vae" / "config.json").exists()
+
+
+def test_init_with_the_weights_of_another_network_is_refused(tiny_dataset, trained, tmp_path):
+    source = shutil.copytree(trained / "runs" / "r1" / "gan", tmp_path / "source")
+    shutil.copy(trained / "runs/r1/vae/encoder.keras", source / "discriminator.keras")
+    config = settle(tiny_dataset, tmp_path / "gan", "gan", str(source), warm_start=False)
+    with pytest.raises(UserError, match="source fits another discriminator .*: remove .*gan, and start"):
+        loop.train(config, RUN, tmp_path / "gan")
+    assert not list((tmp_path / "gan").glob("*.keras"))

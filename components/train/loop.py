@@ -91,7 +91,7 @@ def train(
         model = find_model(config.model, config.preset)(config)
 
     # Go on from the newest checkpoint that the chief can read, or begin: from what the train images are like,
-    # or from a promoted model's weights.
+    # or from another model's weights.
     checkpoints = Checkpoints(folder / "checkpoints", model.state, len(model.loss_names))
     exchange = Exchange(strategy)
     task = this_task()

@@ -31,7 +31,7 @@ from latentfaces.components.train.launch.tf_config import this_task
 logger = logging.getLogger(__name__)
 
 
-def train(model: str, dataset: str, output: str, **options: Any) -> None:
+def train(model: str, dataset: str, output: str, *, init: str = "", **options: Any) -> None:
     """Trains a model; a run that was interrupted, or is to be longer, goes on from its newest checkpoint.
 
     Where `TF_CONFIG` is set, or `rendezvous` is given, someone else starts the workers, and this process is
@@ -41,6 +41,7 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
         model: name of a model family, "vae" or "gan".
         dataset: a data set folder, local or `gs://`.
         output: the model folder, local or `gs://`.
+        init: a model folder, local or `gs://`, whose weights training begins from; it may be a stranger's.
         **options: those of the family's `TrainConfig`, of which `preset` has no default, of `RunOptions` and
             of `PodOptions`.
 
@@ -57,6 +58,8 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
     index = task.index if task else own_index(run)
     how = options_of(RunOptions) | options_of(PodOptions)
     config = configure(model, dataset, **{key: options[key] for key in options if key not in how})
+    if init and config.warm_start:
+        raise UserError("--init and --warm-start exclude each other: give one of them")
     title = find_model(model).title
     run.check_batch(title, config.batch_size)
     storage.check_writable(output)
@@ -72,7 +75,7 @@ def train(model: str, dataset: str, output: str, **options: Any) -> None:
             # In a bucket, one that was killed, perhaps a pod before this one, still holds it for a while.
             wait = 0.0 if isinstance(folder, Path) else 1.5 * lease.EXPIRY
             check = stack.enter_context(lease.hold(folder, wait=wait)).check
-            _claim(folder, config)
+            _claim(folder, config, init)
         else:
             _await_chief(folder, config, run.rendezvous_seconds)
         if is_finished(folder, config):
@@ -152,7 +155,7 @@ def _await_chief(folder: AnyPath, config: TrainConfig, seconds: float) -> None:
     refuse_other_run(folder, config)
 
 
-def _claim(folder: AnyPath, config: TrainConfig) -> None:
+def _claim(folder: AnyPath, config: TrainConfig, init: str = "") -> None:
     """Writes `config.json`, or makes sure that what lies there is an earlier part of the same run.
 
     The data set may have moved since: that it is the same is known by its digest. A run may become longer.
@@ -160,12 +163,19 @@ def _claim(folder: AnyPath, config: TrainConfig) -> None:
     if (folder / "config.json").exists():
         refuse_other_run(folder, config, ("dataset", "epochs", "steps"))
         earlier = read_config(folder)
+        if init and warm_start.located(init) != earlier.initial_run:
+            raise UserError(
+                f"{folder} holds a run that did not begin from {init}: choose another folder, or remove that "
+                "one"
+            )
         _go_on(folder, earlier, config)
         config = dataclasses.replace(
             config, initial_run=earlier.initial_run, initial_digest=earlier.initial_digest
         )
     elif any(not name.startswith(".lease") for name in storage.list_files(folder)):
         raise UserError(f"{folder} holds files and no config.json, so no run of ours: choose an empty folder")
+    elif init:
+        config = warm_start.begin_from(init, config)
     elif config.warm_start:
         config = warm_start.choose(config, folder)
     storage.write(folder / "config.json", config.to_json().encode())
@@ -189,7 +199,7 @@ def _go_on(folder: AnyPath, earlier: TrainConfig, config: TrainConfig) -> None:
         if not any(name.endswith("/done") for name in storage.list_files(checkpoints)):
             raise UserError(
                 f"{folder} holds a trained model, and no checkpoint from which it could be trained for "
-                "longer: choose another folder"
+                f"longer: choose another folder, and begin there from its weights, with --init {folder}"
             )
         said = "A longer training has begun: until it is finished, the networks are the shorter one's.\n"
         storage.write(folder / LONGER, said.encode())  # before `config.json` says that they should be others

@@ -1,4 +1,4 @@
-"""Warm start: training begins from the weights of the promoted model.
+"""Warm start: training begins from the weights of the promoted model, or of the one that `--init` names.
 
 These are the networks as they were saved, of a GAN also the discriminator, and of a generator whose weights
 were averaged the averages. Optimizers, their averages and the learning rate's schedule begin anew.
@@ -50,12 +50,7 @@ def choose(config: TrainConfig, folder: AnyPath) -> TrainConfig:
         if run is None:
             raise ValueError("none is promoted")
         source = storage.resolve(model_folder(root, run, config.model))
-        earlier = read_config(source)
-        for field in ("model", "preset", "image_shape", "latent_dim"):
-            old, new = getattr(earlier, field), getattr(config, field)
-            if old != new:
-                raise ValueError(f"the promoted one's {field} is {old}, and this one's {new}")
-        digest = hashlib.sha256(b"".join(_networks(source, config).values())).hexdigest()
+        digest = _fitting(source, config)
     except (UserError, OSError, ValueError, zipfile.BadZipFile) as error:
         logger.warning("the %s can't begin from promoted weights, and starts from scratch: %s", title, error)
         return config
@@ -63,10 +58,41 @@ def choose(config: TrainConfig, folder: AnyPath) -> TrainConfig:
     return dataclasses.replace(config, initial_run=run, initial_digest=digest)
 
 
-def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model]) -> None:
-    """Gives networks the weights that `choose` has settled, on every worker and at every retry the same.
+def begin_from(init: str, config: TrainConfig) -> TrainConfig:
+    """Settles that a run begins from the weights in a model folder, which may be a stranger's.
 
-    If they are of other networks, which only a network can tell, all keep those that they have.
+    Args:
+        init: the model folder, local or `gs://`.
+        config: what is trained.
+
+    Returns:
+        The configuration with `initial_run` and `initial_digest`.
+
+    Raises:
+        UserError: if there is no such model, it is damaged, or its networks are others.
+    """
+    source = storage.resolve(init)
+    if not (source / "config.json").exists():
+        raise UserError(f"--init {init} is no model folder, for it holds no config.json: correct the name")
+    title = find_model(config.model).title
+    try:
+        digest = _fitting(source, config)
+    except (UserError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"the {title} can't begin from --init {init}: {error}") from None
+    logger.info("the %s begins from the weights in %s", title, init)
+    return dataclasses.replace(config, initial_run=located(init), initial_digest=digest)
+
+
+def located(init: str) -> str:
+    """Returns what `initial_run` says of a model folder: where it is, from wherever one looks."""
+    place = storage.resolve(init)
+    return str(place.absolute() if isinstance(place, Path) else place)
+
+
+def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model]) -> None:
+    """Gives networks the weights that were settled, on every worker and at every retry the same.
+
+    If a promoted model's are of other networks, which only a network can tell, all keep those that they have.
 
     Args:
         config: of the run, as `config.json` in its folder has it.
@@ -74,14 +100,18 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
         networks: the model's, by name.
 
     Raises:
-        UserError: if those weights are gone, or are others by now.
+        UserError: if those weights are gone, or are others by now, or if those of `--init` are of other
+            networks.
     """
     from latentfaces.components.train.convolution import portable
 
-    source = storage.resolve(model_folder(_root(folder), config.initial_run, config.model))
+    place = config.initial_run
+    if config.warm_start:
+        place = model_folder(_root(folder), config.initial_run, config.model)
+    source = storage.resolve(place)
     try:
         found = _networks(source, config)
-        if hashlib.sha256(b"".join(found.values())).hexdigest() != config.initial_digest:
+        if _digest(found) != config.initial_digest:
             raise ValueError("they are others than those that it began from")
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
@@ -98,9 +128,11 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
                 copy.load_weights(file)
             except (ValueError, KeyError, TypeError) as error:
                 title = find_model(config.model).title
-                logger.warning(
-                    "the %s starts from scratch: %s fits another %s (%s)", title, source, name, brief(error)
-                )
+                misfit = f"{source} fits another {name} ({brief(error)})"
+                if not config.warm_start:
+                    message = f"{misfit}: remove {folder}, and start again with another --init"
+                    raise UserError(message) from None
+                logger.warning("the %s starts from scratch: %s", title, misfit)
                 return
         weights[name] = copy.get_weights()
     for name, network in networks.items():
@@ -119,6 +151,24 @@ def _root(folder: AnyPath) -> str:
         f"--warm-start looks for the promoted model in a pipeline's root, and {folder} lies in none: "
         "give an output such as ROOT/runs/RUN/MODEL"
     )
+
+
+def _fitting(source: AnyPath, config: TrainConfig) -> str:
+    """Returns the digest of a model's networks, which are whole and such as the configuration asks for.
+
+    Raises:
+        UserError, OSError, ValueError or zipfile.BadZipFile: if they are not.
+    """
+    earlier = read_config(source)
+    for field in ("model", "preset", "image_shape", "latent_dim"):
+        old, new = getattr(earlier, field), getattr(config, field)
+        if old != new:
+            raise ValueError(f"the {field.replace('_', ' ')} there is {old}, and here {new}")
+    return _digest(_networks(source, config))
+
+
+def _digest(networks: dict[str, bytes]) -> str:
+    return hashlib.sha256(b"".join(networks.values())).hexdigest()
 
 
 def _networks(source: AnyPath, config: TrainConfig) -> dict[str, bytes]:

@@ -145,7 +145,8 @@ def launch(
 def _is_alone(folder: str, run: RunOptions) -> bool:
     """Whether several workers need nothing but one another and this machine's files."""
     place = storage.resolve(folder)
-    places = (place, storage.resolve(read_config(place).dataset))
+    config = read_config(place)  # whose `initial_run` may be a folder in a bucket
+    places = (place, *(storage.resolve(each) for each in (config.dataset, config.initial_run)))
     return run.workers > 1 and all(isinstance(each, Path) for each in places)
 
 
