@@ -171,17 +171,22 @@ def _run_pipeline(source: str, root: Path, destination: str, values: dict[str, A
 
 
 def main() -> None:
-    """Runs the command line; Ctrl-C ends it with status 130 as soon as half-written files are removed."""
+    """Runs the command line; Ctrl-C ends it with status 130 as soon as half-written files are removed.
+
+    What trains saves a checkpoint first; a second Ctrl-C ends that at once.
+    """
     signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except SystemExit as ending:
         if ending.code != _INTERRUPTED:
             raise
-        print("Aborted.", file=sys.__stderr__, flush=True)
+        advice = " Give the same command again to go on." if _GO_ON.intersection(sys.argv[1:2]) else ""
+        print(f"Aborted.{advice}", file=sys.__stderr__, flush=True)
         os._exit(_INTERRUPTED)  # an interpreter that shuts down around Beam's threads may crash
 
 
+_GO_ON = {"train", "run", "demo"}  # commands that go on where they were stopped
 _INTERRUPTED = 128 + signal.SIGINT  # as a shell says it, and typer
 
 

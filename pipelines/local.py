@@ -8,10 +8,12 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,25 +26,36 @@ from latentfaces.common.options import pick
 from latentfaces.common.program import COMMAND, LAST_WORDS
 from latentfaces.common.root import FINISHED, Run, run_folder, runs
 from latentfaces.components.check.check import check_options, pipeline_options
+from latentfaces.components.train.launch import INTERRUPTED
 from latentfaces.pipelines.faces import faces_pipeline
 from latentfaces.preprocessing.fingerprint import fingerprint
 from latentfaces.preprocessing.options import PreprocessConfig
 
+_BEGINS = re.compile(r" - INFO - Executing task ")  # what kfp says when a component begins
 _OUR_LINE = re.compile(r"\d\d:\d\d:\d\d latentfaces: .*")
 
-LEAVE_SECONDS = 30.0  # for a component to save a checkpoint
+LEAVE_SECONDS = 30.0  # for a component to save a checkpoint after Ctrl-C
 
 logger = logging.getLogger(__name__)
 
 
 class _OurLines:
-    """A stream that keeps everything in a log file and shows the lines that our components wrote."""
+    """A stream that keeps everything in a log file and shows the lines that our components wrote.
 
-    def __init__(self, log: TextIO, shown: TextIO) -> None:
+    Args:
+        log: gets everything.
+        shown: gets our lines.
+        stopping: set when no other component is to begin.
+    """
+
+    def __init__(self, log: TextIO, shown: TextIO, stopping: threading.Event) -> None:
         self._log = log
         self._shown = shown
+        self._stopping = stopping
 
     def write(self, text: str) -> int:
+        if self._stopping.is_set() and _BEGINS.search(text):
+            sys.exit(INTERRUPTED)
         for line in _OUR_LINE.findall(text):
             print(line, file=self._shown, flush=True)
         return self._log.write(text)
@@ -66,6 +79,7 @@ def run_locally(arguments: Mapping[str, Any]) -> str:
     Raises:
         UserError: if a component found a mistake of the user's, or the root can't be made or is in use.
         RunError: if a component failed otherwise.
+        SystemExit: with status 130 after Ctrl-C, when the component that runs has saved what it has.
     """
     root = Path(arguments["root"])
     storage.check_writable(str(root))
@@ -73,7 +87,12 @@ def run_locally(arguments: Mapping[str, Any]) -> str:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     root.mkdir(parents=True, exist_ok=True)
     log, last_words, passed_on = root / "log.txt", root / "last_words.txt", root / ".passed-on"
-    with hold(root), log.open("w") as file, contextlib.redirect_stdout(_OurLines(file, sys.stderr)):
+    stopping = threading.Event()  # by Ctrl-C
+    with (
+        hold(root),
+        log.open("w") as file,
+        contextlib.redirect_stdout(_OurLines(file, sys.stderr, stopping)),
+    ):
         last_words.unlink(missing_ok=True)
         os.environ |= {LAST_WORDS: str(last_words), COMMAND: str(os.getpid())}
         handler = logging.StreamHandler(file)
@@ -84,15 +103,16 @@ def run_locally(arguments: Mapping[str, Any]) -> str:
             local.init(
                 local.SubprocessRunner(use_venv=False), pipeline_root=str(passed_on), raise_on_error=True
             )
-            return faces_pipeline(run_id=run_id, in_turn=True)(**arguments).output
+            pipeline = faces_pipeline(run_id=run_id, in_turn=True)
+            with _leaving(stopping):
+                return pipeline(**arguments).output
         except RuntimeError:
+            if stopping.is_set():
+                sys.exit(INTERRUPTED)
             words = last_words.read_text() if last_words.exists() else "1 a component failed"
             status, _, sentence = words.partition(" ")
             message = f"{sentence}; all that the components printed is in {log}"
             raise (UserError if status == "2" else RunError)(message) from None
-        except KeyboardInterrupt:
-            _wait_for_children(LEAVE_SECONDS)  # who got the Ctrl-C too, and save a checkpoint
-            raise
         finally:
             logging.getLogger().removeHandler(handler)
             shutil.rmtree(passed_on, ignore_errors=True)
@@ -124,9 +144,23 @@ def _is_asked_for(run: Run, options: Mapping[str, Any]) -> bool:
     return False
 
 
-def _wait_for_children(seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(ChildProcessError):  # there is none left
-        while time.monotonic() < deadline:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.1)
+@contextlib.contextmanager
+def _leaving(stopping: threading.Event) -> Iterator[None]:
+    """Waits after Ctrl-C for the component that runs, which got it too; a second one ends everything at once.
+
+    Args:
+        stopping: is set then, and no other component begins.
+    """
+    timer = threading.Timer(LEAVE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+
+    def leave(*_: object) -> None:
+        stopping.set()
+        signal.signal(signal.SIGINT, before)
+        timer.start()
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)

@@ -337,7 +337,31 @@ def test_ctrl_c_saves_a_checkpoint_and_one_worker_opens_no_port(start, tmp_path)
     run.process.send_signal(signal.SIGINT)
     assert run.end(30) == 130, run.log()
     assert f"leaving; the checkpoint of step {run.step()} is saved" in run.log() and run.step() > 0
-    assert "Aborted." in run.log() and "stranger" not in run.log() and "Traceback" not in run.log()
+    assert run.log().endswith("\nAborted. Give the same command again to go on.\n")
+    assert "stranger" not in run.log() and "Traceback" not in run.log()
+
+
+def test_a_terminal_s_ctrl_c_ends_several_workers_and_a_second_one_at_once(start, tmp_path):
+    endless = ["--checkpoint-steps", "100000", "--steps", "100000"]
+    run = start(tmp_path / "run", *endless, start_new_session=True)
+    run.wait_until(lambda: "steps/s" in run.log())
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.end(30) == 130, run.log()
+    saved = run.step()
+    assert saved and f"leaving; the checkpoint of step {saved} is saved" in run.log()
+    assert_none_left(tmp_path)
+
+    run = start(tmp_path / "run", *endless, start_new_session=True)
+    run.wait_until(lambda: f"goes on from step {saved}" in run.log())
+    os.kill(run.worker(1), signal.SIGSTOP)  # so that they can't agree on a checkpoint
+    os.killpg(run.process.pid, signal.SIGINT)
+    time.sleep(1)
+    assert run.process.poll() is None
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.end(5) == 130 and run.step() == saved
+    assert run.log().endswith("\nAborted. Give the same command again to go on.\n")
+    assert "Traceback" not in run.log()
+    assert_none_left(tmp_path)
 
 
 def test_workers_on_one_machine_can_be_reached_by_no_one_else(start, tmp_path):
