@@ -30,6 +30,7 @@ _GREETINGS = r"^(WARNING: All log messages before absl|[IWE][0-9]{4} |To enable 
 # Names a file, in which who started a program may read why it failed: the exit status and the sentence.
 # Without it, Kubernetes reads the sentence from its own.
 LAST_WORDS = "LATENTFACES_LAST_WORDS"
+_LONGEST = 500  # characters that are told of an error that nobody expected
 _TERMINATION_LOG = "/dev/termination-log"
 
 # The process id of the command that runs a pipeline's components on this machine
@@ -79,6 +80,7 @@ def reporting() -> Iterator[None]:
         from google.api_core.exceptions import GoogleAPIError  # here: a program that ends well is spared it
 
         if not isinstance(error, GoogleAPIError):
+            _leave_words(1, f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}")
             raise
         reason = " ".join(str(error).split())
         _end(1, f"a bucket can't be read or written ({reason}): check its name and your rights")
@@ -87,15 +89,22 @@ def reporting() -> Iterator[None]:
 def _end(status: int, sentence: str) -> NoReturn:
     """Ends the program; who started it shows its last words, or nobody did and they are shown here."""
     sentence = printable(sentence)
-    if LAST_WORDS in os.environ:
-        with contextlib.suppress(OSError):
-            Path(os.environ[LAST_WORDS]).write_text(f"{status} {sentence}")
-            sys.exit(status)
+    if _leave_words(status, sentence):
+        sys.exit(status)
     logger.error("error: %s", sentence)
     if in_a_pod():
         with contextlib.suppress(OSError):
             Path(_TERMINATION_LOG).write_text(sentence)
     sys.exit(status)
+
+
+def _leave_words(status: int, sentence: str) -> bool:
+    """Tells who started this program why it fails, and returns whether anyone asked."""
+    if LAST_WORDS in os.environ:
+        with contextlib.suppress(OSError):
+            Path(os.environ[LAST_WORDS]).write_text(f"{status} {printable(sentence)}")
+            return True
+    return False
 
 
 def end_with(pid: int) -> None:

@@ -81,8 +81,7 @@ def test_a_mistake_is_told_in_one_sentence_before_anything_is_done(places, comma
     errors = [line for line in result.stderr.splitlines() if "error:" in line]
     assert errors and names.format(**places) in errors[0], result.stderr
     assert not list(places["tmp"].rglob("*.tfrecord")) and not list(places["tmp"].rglob("*.keras"))
-    if not command.startswith("run"):  # which keeps a log
-        assert tree(places["tmp"]) == before
+    assert tree(places["tmp"]) == before
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from conftest import photograph
@@ -268,6 +269,54 @@ SMALL = [
 ]
 
 
+def run_on_this_machine(source, root, *parameters, kill_in=None):
+    """Runs the pipeline as a command; returns its status and lines; may kill the component that begins so."""
+    options = [f"--param={parameter}" for parameter in (*SMALL[:-1], *parameters)]
+    command = [COMMAND, "run", "--source", str(source), "--root", str(root), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            victims = []
+            while kill_in and line.endswith(f"{kill_in}\n") and not victims:
+                children = psutil.Process(process.pid).children(recursive=True)
+                victims = [each for each in children if "kfp.dsl.executor_main" in each.cmdline()]
+            for each in victims:
+                each.kill()
+    return process.returncode, lines
+
+
+def test_why_a_component_failed_is_the_last_line(tmp_path):
+    source, root = tmp_path / "source", tmp_path / "root"
+    source.mkdir()
+    for number in range(8):
+        Image.fromarray(photograph(number, 40, 40)).save(source / f"{number}.png")
+    (source / "notes.jpg").write_text("not a picture")
+
+    status, lines = run_on_this_machine(source, root)
+    assert status == 2 and "[2/6] preprocess\n" in "".join(lines)
+    assert "error: preprocess failed: 1 of 9 inputs were refused (notes.jpg: " in lines[-1]
+    assert lines[-1].endswith(f"all that the components printed is in {root}/log.txt\n")
+
+    status, lines = run_on_this_machine(source, root, "max_rejected=0.5", kill_in="[3/6] train VAE")
+    assert status == 1 and "error: train VAE failed: it told no reason, as when it is killed" in lines[-1]
+
+    status, lines = run_on_this_machine(source, root, "max_rejected=0.5", "gpus_per_worker=1")
+    assert status == 1
+    assert "error: train VAE failed: worker 0 of 1: this worker sees 0 GPUs, and" in lines[-1]
+    for printed in ("".join(lines), (root / "log.txt").read_text()):
+        assert "\x1b" not in printed and "Executing task" in (root / "log.txt").read_text()
+
+
+def test_an_error_that_nobody_expected_is_shown_whole_and_leaves_a_sentence(tmp_path):
+    words = tmp_path / "words"
+    code = "from latentfaces.common.program import reporting\nwith reporting(): raise ValueError('\\x1b\\nb')"
+    environment = os.environ | {"LATENTFACES_LAST_WORDS": str(words)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert words.read_text() == r"1 ValueError: \x1b b"
+
+
 def test_a_run_on_photographs_is_stopped_goes_on_and_is_run_again(photographs, bucket, tmp_path):
     command = [COMMAND, "run", "--source", photographs, "--root", tmp_path, "--destination", "gs://bucket/e"]
     for parameter in SMALL:
@@ -300,6 +349,9 @@ def test_a_run_on_photographs_is_stopped_goes_on_and_is_run_again(photographs, b
 
     status, printed = run(stop_at=f"is in {tmp_path}/runs/")  # the first of the two models
     assert status == 130, printed
+    began = re.findall(r"latentfaces: (\[\d/6\] (?:check|preprocess|train \w+))\n", printed)
+    assert began == ["[1/6] check", "[2/6] preprocess", "[3/6] train VAE"]
+    assert "[2/6] preprocess: 41 of 41 images" in printed
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"20\d{6}-\d{6}", folder.name) and f"run {folder.name} begins" in printed
     made = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.keras")}
