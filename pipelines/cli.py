@@ -19,7 +19,7 @@ from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import reporting
 from latentfaces.pipelines import cluster_cli, models_cli
 from latentfaces.pipelines.arguments import Params, check_parameters, local_path, parse_parameters, takes
-from latentfaces.preprocessing.options import PreprocessConfig
+from latentfaces.preprocessing.options import SOURCES, PreprocessConfig
 
 app = typer.Typer(
     help="Faces in, a trained VAE and DCGAN out, and the pictures that show what they learned.",
@@ -33,9 +33,7 @@ app.add_typer(models_cli.commands)
 
 Source = Annotated[
     str,
-    typer.Option(
-        help="CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or gs://."
-    ),
+    typer.Option(help=f"{SOURCES}; local or gs://."),
 ]
 DatasetFolder = Annotated[str, typer.Option(help="Data set folder, made by `preprocess`; local or gs://.")]
 

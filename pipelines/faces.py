@@ -23,12 +23,12 @@ from latentfaces.components.preprocess.component import preprocess
 from latentfaces.components.promote.component import promote
 from latentfaces.components.train.component import train
 from latentfaces.pipelines.pods import configure_pod, configure_training_pod
-from latentfaces.preprocessing.options import PreprocessConfig
+from latentfaces.preprocessing.options import SOURCES, PreprocessConfig
 
 DOCUMENTATION = """Trains {models} on a folder of faces and renders what they learned.
 
 Args:
-    source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or gs://.
+    source: {sources}; local or gs://.
     root: Folder for data sets and runs, the same for every run; a bucket on a cluster.
     destination: Folder for the evaluation; by default the run's own.
 {options}
@@ -131,6 +131,7 @@ def _named(function: Any, options: list[inspect.Parameter]) -> Any:
 
     latentfaces.__signature__ = signature.replace(parameters=names, return_annotation=str)  # type: ignore[attr-defined]
     latentfaces.__doc__ = DOCUMENTATION.format(
+        sources=SOURCES,
         models=" and ".join(f"a {find_model(name).title}" for name in MODELS),
         options="\n".join(f"    {each.name}: {type_and_option(each)[1].help}" for each in options),
     )

@@ -1,10 +1,11 @@
 """What a data set is made from, in one number: the same source and options have the same fingerprint.
 
 It is taken from a listing, and no image is read: from the images' names below the source, their sizes and,
-in a bucket, their CRC-32C, on a file system the nanosecond in which each was written; likewise of a zip, and
-of the files with labels and partition. Where the source lies, the order of its files and the time of their
-last `chmod` or `mv` (ctime) don't count, so that a copy that keeps the times (`cp -a`, `rsync -a`) is the
-same. What is not noticed is a file that is written anew with the same size and is given its old time back.
+in a bucket, their CRC-32C, on a file system the nanosecond in which each was written; likewise of an
+archive, and of the files with labels and partition. Where the source lies, the order of its files and the
+time of their last `chmod` or `mv` (ctime) don't count, so that a copy that keeps the times (`cp -a`,
+`rsync -a`) is the same. What is not noticed is a file that is written anew with the same size and is given
+its old time back.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ def fingerprint(source: str, config: PreprocessConfig) -> str:
     To be taken before the images are read: then what changes meanwhile makes the next fingerprint another.
 
     Args:
-        source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or `gs://`.
+        source: as `latentfaces.preprocessing.job.run` takes it.
         config: the options.
 
     Raises:

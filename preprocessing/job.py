@@ -39,7 +39,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
     """Makes a data set from images.
 
     Args:
-        source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or `gs://`.
+        source: CelebA as distributed, or images in a folder, an archive or arrays; local or `gs://`.
         output: The data set's folder, local or `gs://`; an earlier data set there is replaced at the end.
         console: Where progress and the closing table are shown; by default standard error.
         **options: The fields of `PreprocessConfig`.

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from latentfaces.common.errors import UserError
 from latentfaces.common.options import Option, check, option
 
+SOURCES = "CelebA as distributed, a folder, a zip or a tar of images, or Keras' mnist.npz"
+"""What can be a source, for messages and help texts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:

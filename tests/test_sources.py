@@ -626,7 +626,7 @@ def test_missing_and_empty_sources_are_told(tmp_path):
     for source, words in (
         ("nowhere", "does not exist"),
         ("empty", "has no images"),
-        ("file.txt", "is not a folder or a .zip/.npz"),
+        ("file.txt", "is not a folder or an archive that is read"),
         ("nowhere.zip", "there is no file"),
         ("broken.zip", "not a readable zip"),
         ("empty.zip", "has no images"),

@@ -18,7 +18,7 @@ from latentfaces.common.options import flag, parameters, pick
 from latentfaces.common.pods import PodOptions
 from latentfaces.common.program import in_a_pod
 from latentfaces.common.promoted import PromoteOptions
-from latentfaces.preprocessing.options import PreprocessConfig
+from latentfaces.preprocessing.options import SOURCES, PreprocessConfig
 
 
 def pipeline_options() -> list[inspect.Parameter]:
@@ -33,7 +33,7 @@ def check_locations(source: str, *outputs: str) -> None:
     """Checks that the source exists and that outputs can be made.
 
     Args:
-        source: a folder, a zip file or an image, local or `gs://`.
+        source: a folder or a file, local or `gs://`.
         *outputs: folders, local or `gs://`; empty strings are passed over.
 
     Raises:
@@ -41,7 +41,7 @@ def check_locations(source: str, *outputs: str) -> None:
             a pod also if a local folder is the pod's own, which no other pod sees.
     """
     if not storage.resolve(source).exists():
-        raise UserError(f"the source {source} does not exist: give a folder, a zip or an .npz of images")
+        raise UserError(f"the source {source} does not exist: give {SOURCES}")
     for output in filter(None, outputs):
         folder = storage.resolve(output)
         if in_a_pod() and isinstance(folder, Path):

@@ -15,7 +15,7 @@ def preprocess(source: str, root: str, run_id: str, dataset: dsl.Output[dsl.Data
     """Resizes images into TFRecord shards with Beam, unless the root has the same data set already.
 
     Args:
-        source: CelebA as distributed, a folder or zip of images, or Keras' mnist.npz; local or gs://.
+        source: CelebA as distributed, or images in a folder, an archive or arrays; local or gs://.
         root: The pipeline's folder, local or gs://.
         run_id: The run.
         dataset: dataset.json; its metadata tells where the shards are.

@@ -1,4 +1,4 @@
-"""Where images come from: CelebA as distributed, any folder of photographs, an archive of either, an .npz.
+"""Where images come from: CelebA as distributed, any folder of photographs, an archive of either, arrays.
 
 A source is looked through once, before the Beam job starts: which images there are, which split each belongs
 to and what its labels say. Images are known by their name below the source, with forward slashes; a name is a
@@ -22,18 +22,19 @@ from latentfaces.common import storage
 from latentfaces.common.dataset import SPLITS, check_attribute_names
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
+from latentfaces.preprocessing.options import SOURCES
 from latentfaces.preprocessing.resize import RefusedImage
-from latentfaces.preprocessing.sources import celeba
+from latentfaces.preprocessing.sources import celeba, tar
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
-from latentfaces.preprocessing.sources.folder import Folder
+from latentfaces.preprocessing.sources.folder import Folder, is_input
 from latentfaces.preprocessing.sources.npz import Npz
 from latentfaces.preprocessing.sources.split import hash_split, name_digest
+from latentfaces.preprocessing.sources.tar import Tar
 from latentfaces.preprocessing.sources.zip import Zip
 
 logger = logging.getLogger(__name__)
 
 _BITS = bytes.maketrans(b"01", b"\0\1")
-_SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # in any case
 # What phones and downloads put beside images
 _BESIDE = {".aae", ".csv", ".json", ".mov", ".mp4", ".txt", ".xmp"}
 
@@ -64,8 +65,13 @@ class Images(Protocol):
         """
 
 
-ARCHIVES: dict[str, Callable[[str], Images]] = {".zip": Zip, ".npz": Npz}
-"""Kinds of archives by the ending of their names; what has no such ending is a folder."""
+Kind = Callable[[str], Images]
+
+ARCHIVES: dict[str, Kind] = {".zip": Zip, ".npz": Npz, **dict.fromkeys(tar.ENDINGS, Tar)}
+"""Kinds of archives by the ending of their names."""
+
+_BEGINNINGS: dict[bytes, Kind] = {b"PK\3\4": Zip, **dict.fromkeys(tar.COMPRESSIONS, Tar)}  # of other names
+_FOLDERS: dict[str, Kind] = dict.fromkeys(tar.ENDINGS, Tar)  # which may consist of such archives
 
 
 class Image(NamedTuple):
@@ -123,15 +129,14 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     Raises:
         UserError: The source is missing, is empty, or its labels or partition cannot be understood.
     """
-    location, folders = _locate(source)
+    location, images, folders = _locate(source)
     shown = printable(str(location))
-    archive = ARCHIVES.get(location.suffix.lower())
-    images = (archive or Folder)(str(location))
     try:
-        entries = [(name, place) for name, place in images.entries() if _is_input(name)]
+        entries = [(name, place) for name, place in images.entries() if is_input(name)]
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}") from None
-    inside = dict(entries) if archive else {}
+    is_folder = isinstance(images, Folder)
+    inside = {} if is_folder else dict(entries)
     prefix = celeba.images_folder(inside)
 
     def find_list(named: str, usual: tuple[str, ...]) -> celeba.List | None:
@@ -146,7 +151,7 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     partition_list = find_list(partition, celeba.PARTITION_FILES)
 
     entries = [each for each in entries if each[0].rsplit("/", 1)[-1] not in celeba.LISTS]
-    if not archive:
+    if is_folder:
         for file in (storage.resolve(named) for named in (attributes, partition) if named):
             entries = [each for each in entries if not _is_same(location, each[1], file)]
     if outside := sum(not name.startswith(prefix) for name, _ in entries):
@@ -157,7 +162,7 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
         logger.info("%s: files beside the images are no inputs: %s", shown, told)
     entries = [(name, place) for name, place in entries if not _kind_beside(name)]
     if not entries:
-        raise UserError(f"{shown} has no images in it: name a folder or a zip of images as the source")
+        raise UserError(f"{shown} has no images in it: name as the source {SOURCES}")
     found = Counter(name for name, _ in entries)
     if twice := [name for name, times in found.items() if times > 1]:
         raise UserError(
@@ -219,10 +224,9 @@ def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
     Raises:
         UserError: The source is missing or cannot be read.
     """
-    location, folders = _locate(source)
-    images = ARCHIVES.get(location.suffix.lower(), Folder)(str(location))
+    _, images, folders = _locate(source)
     found = sorted(
-        (name, stamp) for name, stamp in images.stamps() if _is_input(name) and not _kind_beside(name)
+        (name, stamp) for name, stamp in images.stamps() if is_input(name) and not _kind_beside(name)
     )
     lists = []
     for named, usual in ((attributes, celeba.ATTRIBUTE_FILES), (partition, celeba.PARTITION_FILES)):
@@ -231,24 +235,52 @@ def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
     return [found, *lists]
 
 
-def _locate(source: str) -> tuple[AnyPath, list[AnyPath]]:
-    """Finds the folder or archive of the images, and the folders where lists may be."""
+def _locate(source: str) -> tuple[AnyPath, Images, list[AnyPath]]:
+    """Finds the folder or archive of the images, what reads it, and the folders where lists may be."""
     root, shown = storage.resolve(source), printable(str(source))
     if isinstance(root, Path) and root.name in ("", ".."):
         root = root.resolve()  # whose name tells whether it is one of CelebA's
     try:
-        if root.suffix.lower() in ARCHIVES:
-            if not storage.is_file(root):
-                raise UserError(f"there is no file {shown}: correct the source")
-            return root, celeba.upwards(root.parent)
-        if not storage.is_folder(root):
-            problem = (
-                f"is not a folder or a {'/'.join(ARCHIVES)}" if storage.is_file(root) else "does not exist"
-            )
-            raise UserError(f"the source {shown} {problem}: name a folder, a zip or an .npz of images")
-        return celeba.locate(root, ARCHIVES)
+        if storage.is_file(root):
+            location, folders = root, celeba.upwards(root.parent)
+        elif _by_ending(root.name, ARCHIVES):
+            raise UserError(f"there is no file {shown}: correct the source")
+        elif storage.is_folder(root):
+            location, folders = celeba.locate(root, ARCHIVES)
+        else:
+            raise UserError(f"the source {shown} does not exist: name {SOURCES}")
+        kind = _by_ending(location.name, ARCHIVES)
+        if not kind:
+            kind = _kind_of_file(location) if storage.is_file(location) else _kind_of_folder(location)
     except OSError as error:
         raise UserError(f"the source {shown} cannot be read: {error.strerror}") from None
+    if not kind:
+        raise UserError(f"the source {shown} is not a folder or an archive that is read: name {SOURCES}")
+    return location, kind(str(location)), folders
+
+
+def _by_ending(name: str, kinds: Mapping[str, Kind]) -> Kind | None:
+    return next((kind for ending, kind in kinds.items() if name.lower().endswith(ending)), None)
+
+
+def _kind_of_file(file: AnyPath) -> Kind | None:
+    """What reads a file whose name does not tell what it is."""
+    beginning = storage.read(file, length=512)
+    if beginning[257:262] == b"ustar":
+        return Tar
+    return next((kind for sign, kind in _BEGINNINGS.items() if beginning.startswith(sign)), None)
+
+
+def _kind_of_folder(folder: AnyPath) -> Kind:
+    """What reads a folder: if all inputs in it are archives of one kind, that."""
+    found: Kind | None = None
+    for name in storage.list_files(folder):
+        if is_input(name) and not _kind_beside(name) and not name.lower().endswith(".md"):
+            kind = _by_ending(name, _FOLDERS)
+            if not kind or found not in (None, kind):
+                return Folder
+            found = kind
+    return found or Folder
 
 
 def _labels_by_folder(names: Iterable[str], shown: str) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -287,11 +319,6 @@ def _is_same(folder: AnyPath, place: Any, file: AnyPath) -> bool:
         return os.path.samefile(path, file) if isinstance(path, Path) else str(path) == str(file)
     except OSError:
         return False
-
-
-def _is_input(name: str) -> bool:
-    parts = name.split("/")
-    return not any(part.lower() in _SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
 
 
 def _kind_beside(name: str) -> str:

@@ -14,6 +14,8 @@ from latentfaces.common.errors import UserError
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
 
+SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # in any case
+
 _READS_AHEAD = 16
 # The file's own fault, where any other error is the storage's and the shard has to be tried again.
 _UNREADABLE = {
@@ -42,7 +44,7 @@ class Folder:
         folder = storage.resolve(self.location)
         if not isinstance(folder, Path):
             return [(name, name) for name in sorted(storage.list_files(folder))]
-        return [(_utf8(name), place) for name, place in sorted(_walk(folder), key=lambda entry: entry[0])]
+        return [(as_utf8(name), place) for name, place in sorted(_walk(folder), key=lambda entry: entry[0])]
 
     def stamps(self) -> Iterator[tuple[str, Any]]:
         """The names of `entries`, each with what is another when the file has other content."""
@@ -71,6 +73,27 @@ class Folder:
                     yield future.result()
 
 
+def is_input(name: str) -> bool:
+    """Whether a file is none of the operating system's, by its name below the source."""
+    parts = name.split("/")
+    return not any(part.lower() in SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
+
+
+def archives(location: str, endings: tuple[str, ...]) -> list[tuple[str, AnyPath]]:
+    """The archives of a kind that a source consists of: itself, with no name, or those below it, by name."""
+    path = storage.resolve(location)
+    if not storage.is_folder(path):
+        return [("", path)]
+    names = (name for name in storage.list_files(path) if is_input(name) and name.lower().endswith(endings))
+    return [(name, storage.join(path, name)) for name in sorted(names)]
+
+
+def archive_stamps(location: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """One stamp for each of `archives` as a whole; the name of a single one does not count."""
+    for name, path in archives(location, endings):
+        yield name, storage.stamp(path)[:2]
+
+
 def _walk(folder: Path) -> Iterator[tuple[str, str | RefusedImage]]:
     """Names of all files below a folder, and of folders with the reason why they are not looked into."""
     pending = [""]
@@ -94,7 +117,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, str | RefusedImage]]:
             yield below, RefusedImage(f"unreadable folder: {error.strerror}")
 
 
-def _utf8(name: str) -> str:
+def as_utf8(name: str) -> str:
+    r"""A name, in which what is not UTF-8 is escaped, as in `\xff`."""
     try:
         name.encode()
     except UnicodeEncodeError:
