@@ -54,8 +54,9 @@ def test_every_image_is_there_to_the_pixel_with_its_class(mnist, arrays, caplog)
     caplog.set_level("INFO", "latentfaces")
     source = find(str(mnist))
     assert source.refused == []
+    names = ", ".join(f"class_{digit}" for digit in range(10))
     assert caplog.messages == [
-        f"labels of {mnist}, by lists: {', '.join(f'class_{digit}' for digit in range(10))}"
+        f"{mnist}: labels from {mnist} (y_train and y_test): {names}; partition from {mnist} (train and test)"
     ]
     assert source.attribute_names == tuple(f"class_{digit}" for digit in range(10))
     found = read_all(source)

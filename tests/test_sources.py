@@ -185,16 +185,33 @@ def test_a_damaged_list_in_a_zip_is_told(tmp_path, tree):
 
 
 def test_a_source_without_labels_or_partition_says_so(tree, caplog):
-    caplog.set_level("WARNING", "latentfaces")
-    (tree / "list_eval_partition.txt").unlink()
-    assert find(str(tree)).attribute_names == ATTRIBUTES
-    images = tree / "img_align_celeba"
-    assert caplog.messages == [
-        f"no partition found beside {images}: the names of its images decide their split"
+    caplog.set_level("INFO", "latentfaces")
+    images, labels, parts = (
+        tree / name for name in ("img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt")
+    )
+    names = "5_o_Clock_Shadow, Arched_Eyebrows, Attractive, Bags_Under_Eyes, Bald, Bangs, Big_Lips, Big_Nose, Black_Hair, …"
+    find(str(tree))
+    parts.rename(tree / "parts.txt")
+    find(str(tree))
+    labels.unlink()
+    find(str(tree))
+    find(str(tree), partition=str(tree / "parts.txt"))
+    no_partition, no_labels = "no partition: split by hash of the names", "no labels were found"
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", f"{images}: labels from {labels}: {names}; partition from {parts}"),
+        ("WARNING", f"{images}: labels from {labels}: {names}; {no_partition}"),
+        ("WARNING", f"{images}: {no_labels}; {no_partition}"),
+        ("WARNING", f"{images}: {no_labels}; partition from {tree / 'parts.txt'}"),
     ]
-    (tree / "list_attr_celeba.txt").unlink()
-    find(str(images))
-    assert caplog.messages[1] == f"no labels found beside {images}: its images have no attributes"
+
+
+def test_lists_in_an_archive_are_told_by_their_place_in_it(tmp_path, tree, caplog):
+    caplog.set_level("INFO", "latentfaces")
+    whole_zip(tree, path := tmp_path / "x.zip")
+    find(str(path))
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: labels from {path}/list_attr_celeba.txt: 5_o_Clock_Shadow, ")
+    assert message.endswith(f" …; partition from {path}/list_eval_partition.txt")
 
 
 @pytest.mark.parametrize("way", ["absolute", "relative", "link", "link to the folder", "hard link"])
@@ -315,7 +332,8 @@ def test_folders_are_labels_where_that_is_asked_for(animals, caplog):
     caplog.set_level("INFO", "latentfaces")
     source = find(str(animals), labels="folders")
     assert source.attribute_names == ("birds", "cats", "dogs") and source.refused == []
-    assert f"labels of {animals}, by folders: birds, cats, dogs" in caplog.messages
+    split = "no partition: split by hash of the names"
+    assert caplog.messages == [f"{animals}: labels from its folders: birds, cats, dogs; {split}"]
     found = by_class(source)
     assert len(found) == 100
     for name, (split, label, content) in found.items():

@@ -16,7 +16,7 @@ from latentfaces.common.examples import load_split
 from latentfaces.preprocessing import job
 from latentfaces.preprocessing.fingerprint import fingerprint
 from latentfaces.preprocessing.options import PreprocessConfig
-from latentfaces.preprocessing.sources import find, tar
+from latentfaces.preprocessing.sources import find, hash_split, tar
 
 WAYS = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
 
@@ -264,3 +264,86 @@ def test_no_space_for_what_is_decompressed_is_told(tmp_path, monkeypatch):
 def test_names_that_are_not_utf8_are_escaped(tmp_path):
     path = tar_of(tmp_path / "x.tar", {b"M\xfcller.jpg".decode("utf-8", "surrogateescape"): b"x"})
     assert read_all(path) == {r"M\xfcller.jpg": b"x"}
+
+
+def sample(number, digit, ending="png"):
+    return {f"{number:06d}.{ending}": b"%d" % number, f"{number:06d}.cls": b"%d\n" % digit,
+            f"{number:06d}.json": b"{}", f"{number:06d}.txt": b"a face"}  # fmt: skip
+
+
+def samples(count, digit):
+    return {
+        name: content for number in range(count) for name, content in sample(number, digit(number)).items()
+    }
+
+
+def test_class_numbers_of_webdataset_are_labels(tmp_path, bucket, caplog):
+    caplog.set_level("INFO", "latentfaces")
+    path = tar_of(tmp_path / "x.tar", samples(60, lambda number: number % 11))
+    source = find(str(path))
+    assert source.attribute_names == tuple(f"class_{digit}" for digit in range(11)) and not source.refused
+    found = by_class(source)
+    assert {name: label for name, (_, label, _) in found.items()} == {
+        f"{number:06d}.png": f"class_{number % 11}" for number in range(60)
+    }
+    assert all(content == b"%d" % int(name[:6]) for name, (_, _, content) in found.items())
+    names = ", ".join(source.attribute_names)
+    split = "no partition: split by hash of the names"
+    assert caplog.messages == [
+        f"{path}: files beside the images are no inputs: 60 .cls, 60 .json, 60 .txt",
+        f"{path}: labels from {path} (.cls): {names}; {split}",
+    ]
+    storage.write(bucket / "x.tar", path.read_bytes())
+    assert by_class(find("gs://bucket/x.tar")) == found
+
+
+def test_shards_of_webdataset_have_their_splits_in_their_names(tmp_path, caplog):
+    caplog.set_level("INFO", "latentfaces")
+    for name, count in (("train-000000", 40), ("train-000001", 40), ("test-000000", 10)):
+        tar_of(tmp_path / f"digits-{name}.tar", samples(count, lambda number: number % 2))
+    source = find(str(tmp_path))
+    assert source.attribute_names == ("class_0", "class_1")
+    splits = {split: {image.name[:19] for image in images} for split, images in source.splits.items()}
+    train = {"digits-train-000000", "digits-train-000001"}
+    assert splits == {"train": train, "valid": train, "test": {"digits-test-000000."}}
+    assert [len(images) for images in source.splits.values()][2] == 10
+    assert all(hash_split(image.name) == "valid" for image in source.splits["valid"])
+    assert f"; partition from {tmp_path} (the names of its tars)" in caplog.text
+    tar_of(tmp_path / "extra.tar", samples(1, int))
+    assert {split: len(images) for split, images in find(str(tmp_path)).splits.items()}["test"] != 10
+
+
+def test_an_image_without_a_class_number_where_others_have_one_is_refused(tmp_path):
+    path = tar_of(tmp_path / "x.tar", samples(5, int) | {"new.png": b"x"})
+    assert refused(path) == {"new.png": "no line in x.tar (.cls)"}
+
+
+def test_lists_in_a_tar_or_named_go_before_its_class_numbers(tmp_path):
+    (tmp_path / "own.csv").write_text("name,Odd\n" + "".join(f"{n:06d}.png,{n % 2}\n" for n in range(5)))
+    path = tar_of(tmp_path / "x.tar", samples(5, int))
+    assert find(str(path), attributes=str(tmp_path / "own.csv")).attribute_names == ("Odd",)
+    files = samples(5, int) | {"list_attr_celeba.csv": (tmp_path / "own.csv").read_bytes()}
+    assert find(str(tar_of(path, files))).attribute_names == ("Odd",)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"cat", "000003.cls holds no class number"),
+        (b"", "000003.cls holds no class number"),
+        (b"-1", "000003.cls holds no class number"),
+        (b"1" * 5000, ""),
+        (None, "more than 100 classes"),
+    ],
+)
+def test_class_numbers_that_are_no_labels_are_told(tmp_path, caplog, content, words):
+    files = samples(101 if content is None else 20, int)
+    if content is not None:
+        files["000003.cls"] = content
+    path = tar_of(tmp_path / "x.tar", files)
+    source = find(str(path))
+    if words:
+        assert f"the .cls files of {path} are no labels: {words}" in caplog.messages
+        assert source.attribute_names == () and source.refused == []
+    else:
+        assert source.attribute_names[-1] == f"class_{'1' * 20}"

@@ -9,6 +9,7 @@ Files of the operating system (`.DS_Store`, anything with a name that starts wit
 is counted by kind. Every other file is: what is not an image is refused, by name.
 """
 
+import functools
 import logging
 import os
 import textwrap
@@ -26,7 +27,7 @@ from latentfaces.preprocessing.options import SOURCES
 from latentfaces.preprocessing.resize import RefusedImage
 from latentfaces.preprocessing.sources import celeba, tar
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
-from latentfaces.preprocessing.sources.folder import Folder, is_input
+from latentfaces.preprocessing.sources.folder import Folder, is_input, kind_beside
 from latentfaces.preprocessing.sources.npz import Npz
 from latentfaces.preprocessing.sources.split import hash_split, name_digest
 from latentfaces.preprocessing.sources.tar import Tar
@@ -35,8 +36,6 @@ from latentfaces.preprocessing.sources.zip import Zip
 logger = logging.getLogger(__name__)
 
 _BITS = bytes.maketrans(b"01", b"\0\1")
-# What phones and downloads put beside images
-_BESIDE = {".aae", ".csv", ".json", ".mov", ".mp4", ".txt", ".xmp"}
 
 
 class Images(Protocol):
@@ -49,7 +48,8 @@ class Images(Protocol):
         """Names of all files, each with its place, in the order in which they are read best.
 
         A place is whatever `read` needs to find the file; plain JSON, for it goes into the plan. What is
-        known to be unreadable has a `RefusedImage` in its place.
+        known to be unreadable has a `RefusedImage` in its place; labels or a partition in a form of their own
+        stand among them as if they were one of CelebA's lists, with `celeba.Lines` in its place.
         """
 
     def read(self, places: Iterable[Any]) -> Iterator[bytes | RefusedImage]:
@@ -139,35 +139,30 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     inside = {} if is_folder else dict(entries)
     prefix = celeba.images_folder(inside)
 
-    def find_list(named: str, usual: tuple[str, ...]) -> celeba.List | None:
+    def find_lines(
+        named: str, usual: tuple[str, ...], read: Callable[[celeba.List], Any]
+    ) -> celeba.Lines | None:
         for path in () if named else celeba.list_paths(prefix, usual):
-            if path in inside:
-                return _read_inside(images, inside[path], f"{shown}/{printable(path)}")
-        file = celeba.find_list(named, usual, folders)
-        return celeba.read_list(file) if file else None
+            if isinstance(place := inside.get(path), celeba.Lines):
+                return place
+            if place is not None:
+                content = _read_inside(images, place, f"{shown}/{printable(path)}")
+                return celeba.Lines(content.path, functools.partial(read, content))
+        if not (file := celeba.find_list(named, usual, folders)):
+            return None
+        return celeba.Lines(printable(str(file)), lambda: read(celeba.read_list(file)))
 
     by_folder = labels == "folders"
-    attribute_list = None if by_folder else find_list(attributes, celeba.ATTRIBUTE_FILES)
-    partition_list = find_list(partition, celeba.PARTITION_FILES)
+    attribute_list = None
+    if not by_folder:
+        attribute_list = find_lines(attributes, celeba.ATTRIBUTE_FILES, celeba.read_attributes)
+    partition_list = find_lines(partition, celeba.PARTITION_FILES, celeba.read_partition)
 
-    entries = [each for each in entries if each[0].rsplit("/", 1)[-1] not in celeba.LISTS]
     if is_folder:
         for file in (storage.resolve(named) for named in (attributes, partition) if named):
             entries = [each for each in entries if not _is_same(location, each[1], file)]
-    if outside := sum(not name.startswith(prefix) for name, _ in entries):
-        logger.warning("%s: %d files that are not in %s are no inputs", shown, outside, printable(prefix))
-    entries = [(name.removeprefix(prefix), place) for name, place in entries if name.startswith(prefix)]
-    if kinds := Counter(filter(None, (_kind_beside(name) for name, _ in entries))):
-        told = ", ".join(f"{times:,} {kind}" for kind, times in sorted(kinds.items()))
-        logger.info("%s: files beside the images are no inputs: %s", shown, told)
-    entries = [(name, place) for name, place in entries if not _kind_beside(name)]
-    if not entries:
-        raise UserError(f"{shown} has no images in it: name as the source {SOURCES}")
-    found = Counter(name for name, _ in entries)
-    if twice := [name for name, times in found.items() if times > 1]:
-        raise UserError(
-            f"{shown} has two entries named '{printable(twice[0])}': names have to be unique, rename one"
-        )
+    entries = _inputs(entries, prefix, shown)
+    found = {name for name, _ in entries}
 
     attribute_names: tuple[str, ...] = ()
     labelled: Mapping[str, int] = {}
@@ -175,16 +170,10 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
         usable = [name for name, place in entries if not isinstance(place, RefusedImage)]
         attribute_names, labelled = _labels_by_folder(usable, shown)
     elif attribute_list:
-        attribute_names, labelled = celeba.read_attributes(attribute_list)
+        attribute_names, labelled = attribute_list.read()
         labelled = celeba.match(labelled, found)
-    parts = celeba.match(celeba.read_partition(partition_list), found) if partition_list else {}
-    if attribute_names:
-        names = textwrap.shorten(", ".join(attribute_names), 120, placeholder=" …")
-        logger.info("labels of %s, by %s: %s", shown, labels, names)
-    else:
-        logger.warning("no labels found beside %s: its images have no attributes", shown)
-    if not partition_list:
-        logger.warning("no partition found beside %s: the names of its images decide their split", shown)
+    parts = celeba.match(partition_list.read(), found) if partition_list else {}
+    _tell_lists(shown, attribute_names, attribute_list, partition_list)
     files = ((attribute_list, labelled), (partition_list, parts))
     lists = [(file.name, lines) for file, lines in files if file]
 
@@ -204,7 +193,7 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
         for images_of_split in splits.values():
             images_of_split.sort(key=lambda image: name_digest(image.name))
     for listing, lines in lists:
-        if absent := lines.keys() - found.keys():
+        if absent := lines.keys() - found:
             first = printable(min(absent)[:200])
             logger.warning("%s lists %d images that are not there, as %s", listing, len(absent), first)
     return Source(images, attribute_names, splits, refused)
@@ -226,7 +215,7 @@ def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
     """
     _, images, folders = _locate(source)
     found = sorted(
-        (name, stamp) for name, stamp in images.stamps() if is_input(name) and not _kind_beside(name)
+        (name, stamp) for name, stamp in images.stamps() if is_input(name) and not kind_beside(name)
     )
     lists = []
     for named, usual in ((attributes, celeba.ATTRIBUTE_FILES), (partition, celeba.PARTITION_FILES)):
@@ -275,12 +264,46 @@ def _kind_of_folder(folder: AnyPath) -> Kind:
     """What reads a folder: if all inputs in it are archives of one kind, that."""
     found: Kind | None = None
     for name in storage.list_files(folder):
-        if is_input(name) and not _kind_beside(name) and not name.lower().endswith(".md"):
+        if is_input(name) and not kind_beside(name) and not name.lower().endswith(".md"):
             kind = _by_ending(name, _FOLDERS)
             if not kind or found not in (None, kind):
                 return Folder
             found = kind
     return found or Folder
+
+
+def _inputs(entries: list[tuple[str, Any]], prefix: str, shown: str) -> list[tuple[str, Any]]:
+    """Those of a source's entries that are inputs, by names below the images' folder; others are told."""
+    entries = [each for each in entries if each[0].rsplit("/", 1)[-1] not in celeba.LISTS]
+    if outside := sum(not name.startswith(prefix) for name, _ in entries):
+        logger.warning("%s: %d files that are not in %s are no inputs", shown, outside, printable(prefix))
+    entries = [(name.removeprefix(prefix), place) for name, place in entries if name.startswith(prefix)]
+    if kinds := Counter(filter(None, (kind_beside(name) for name, _ in entries))):
+        told = ", ".join(f"{times:,} {kind}" for kind, times in sorted(kinds.items()))
+        logger.info("%s: files beside the images are no inputs: %s", shown, told)
+    entries = [(name, place) for name, place in entries if not kind_beside(name)]
+    if not entries:
+        raise UserError(f"{shown} has no images in it: name as the source {SOURCES}")
+    if twice := [name for name, times in Counter(name for name, _ in entries).items() if times > 1]:
+        raise UserError(
+            f"{shown} has two entries named '{printable(twice[0])}': names have to be unique, rename one"
+        )
+    return entries
+
+
+def _tell_lists(
+    shown: str, attribute_names: tuple[str, ...], labels: celeba.Lines | None, partition: celeba.Lines | None
+) -> None:
+    """Tells in one line where labels and partition are from; without a list, the labels are folders."""
+    names = textwrap.shorten(", ".join(attribute_names), 120, placeholder=" …")
+    told = (
+        f"labels from {labels.path if labels else 'its folders'}: {names}"
+        if names
+        else "no labels were found"
+    )
+    split = f"partition from {partition.path}" if partition else "no partition: split by hash of the names"
+    is_whole = attribute_names and partition
+    logger.log(logging.INFO if is_whole else logging.WARNING, "%s: %s; %s", shown, told, split)
 
 
 def _labels_by_folder(names: Iterable[str], shown: str) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -304,7 +327,7 @@ def _labels_by_folder(names: Iterable[str], shown: str) -> tuple[tuple[str, ...]
 
 def _read_inside(images: Images, place: Any, path: str) -> celeba.List:
     """Reads a list that lies among the images of an archive."""
-    (content,) = images.read([place])
+    content = place if isinstance(place, RefusedImage) else next(iter(images.read([place])))
     if isinstance(content, RefusedImage):
         raise UserError(f"{path} cannot be read, {content}: make the archive anew")
     return celeba.List(path, content)
@@ -319,9 +342,3 @@ def _is_same(folder: AnyPath, place: Any, file: AnyPath) -> bool:
         return os.path.samefile(path, file) if isinstance(path, Path) else str(path) == str(file)
     except OSError:
         return False
-
-
-def _kind_beside(name: str) -> str:
-    """Returns the ending of a file that goes with images and is none, such as ".json"; "" for any other."""
-    ending = os.path.splitext(name)[1].lower()
-    return ending if ending in _BESIDE else ""

@@ -3,13 +3,14 @@
 import csv
 import io
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import check_attribute_names
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
+from latentfaces.preprocessing.sources.split import WORDS
 
 ATTRIBUTES = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips",
@@ -38,7 +39,7 @@ MOST_CLASSES = 100
 """So many values at most may a column of classes have, and so many folders may be classes."""
 
 _TRUTHS = {"1": True, "1.0": True, "true": True} | dict.fromkeys(("0", "0.0", "-1", "-1.0", "false"), False)
-_PARTS = {"0": 0, "1": 1, "2": 2, "train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+_PARTS = {"0": 0, "1": 1, "2": 2} | WORDS
 _LIST_FOLDERS = ("", "Anno", "Eval")  # where lists lie, beside the images or in a folder further up
 _LONGEST_LIST = 1 << 30  # bytes
 _LONGEST_LINE = 4 << 20  # characters
@@ -51,14 +52,25 @@ class List(NamedTuple):
     content: bytes
 
     @property
+    def is_csv(self) -> bool:
+        """Whether it is in Kaggle's form."""
+        return self.path.lower().endswith(".csv")
+
+
+class Lines(NamedTuple):
+    """Labels or a partition: where they are, to be shown, and what reads them, as functions here do."""
+
+    path: str
+    read: Callable[[], Any]
+
+    @property
     def name(self) -> str:
         """The file's name without the folder."""
         return self.path.rsplit("/", 1)[-1]
 
-    @property
-    def is_csv(self) -> bool:
-        """Whether it is in Kaggle's form."""
-        return self.path.lower().endswith(".csv")
+
+Labels = tuple[tuple[str, ...], dict[str, int]]
+"""The names of attributes, and for each image a number whose bit i is attribute i."""
 
 
 def locate(root: AnyPath, archive_endings: Iterable[str]) -> tuple[AnyPath, list[AnyPath]]:
@@ -175,15 +187,12 @@ class _Column(dict[str, int]):
         return [f"{self.name}_{each}" for each in classes], [1 << classes.index(value) for value in values]
 
 
-def read_attributes(file: List) -> tuple[tuple[str, ...], dict[str, int]]:
+def read_attributes(file: List) -> Labels:
     """Reads labels, in CelebA's `.txt` form, or a `.csv` with file names in the first column, as Kaggle's.
 
     A column of a `.csv` that holds neither 0 and 1, -1 and 1, nor false and true is one of classes: each of
     its values is an attribute, named `column_value`. A first column without a name that counts from 0 is
     passed over: pandas writes it.
-
-    Returns:
-        The names of the attributes, and for each image a number whose bit i is attribute i.
 
     Raises:
         UserError: The file cannot be understood.
@@ -225,6 +234,19 @@ def read_attributes(file: List) -> tuple[tuple[str, ...], dict[str, int]]:
     _check_names(file, attributes)
     labels = {name: sum(map(list.__getitem__, bits, numbers)) for name, numbers in codes.items()}
     return tuple(attributes), labels
+
+
+def class_labels(classes: Mapping[str, int]) -> Labels:
+    """Makes an attribute of each class, such as `class_3`, from the classes of images.
+
+    Raises:
+        ValueError: There are too many classes.
+    """
+    found = sorted(set(classes.values()))
+    if len(found) > MOST_CLASSES:
+        raise ValueError(f"more than {MOST_CLASSES} classes")
+    bits = {each: 1 << position for position, each in enumerate(found)}
+    return tuple(f"class_{each}" for each in found), {name: bits[each] for name, each in classes.items()}
 
 
 def _check_names(file: List, names: Sequence[str]) -> None:

@@ -14,8 +14,9 @@ from latentfaces.common.errors import UserError
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
 
-SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # in any case
-
+_SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # in any case
+# What phones, downloads and webdataset put beside images
+_BESIDE = {".aae", ".cls", ".csv", ".json", ".mov", ".mp4", ".txt", ".xmp"}
 _READS_AHEAD = 16
 # The file's own fault, where any other error is the storage's and the shard has to be tried again.
 _UNREADABLE = {
@@ -76,7 +77,13 @@ class Folder:
 def is_input(name: str) -> bool:
     """Whether a file is none of the operating system's, by its name below the source."""
     parts = name.split("/")
-    return not any(part.lower() in SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
+    return not any(part.lower() in _SYSTEM_NAMES or part.startswith(".") and part != ".." for part in parts)
+
+
+def kind_beside(name: str) -> str:
+    """Returns the ending of a file that goes with images and is none, such as ".json"; "" for any other."""
+    ending = os.path.splitext(name)[1].lower()
+    return ending if ending in _BESIDE else ""
 
 
 def archives(location: str, endings: tuple[str, ...]) -> list[tuple[str, AnyPath]]:

@@ -19,12 +19,17 @@ import numpy as np
 
 from latentfaces.common.errors import UserError, printable
 from latentfaces.preprocessing.resize import RefusedImage
-from latentfaces.preprocessing.sources.celeba import ATTRIBUTE_FILES, MOST_CLASSES, PARTITION_FILES
-from latentfaces.preprocessing.sources.split import hash_split
+from latentfaces.preprocessing.sources.celeba import (
+    ATTRIBUTE_FILES,
+    PARTITION_FILES,
+    Labels,
+    Lines,
+    class_labels,
+)
+from latentfaces.preprocessing.sources.split import make_parts
 from latentfaces.preprocessing.sources.zip import Zip, ZipEntry
 
 _PARTS = ("train", "test")
-_ATTRIBUTES, _PARTITION = ATTRIBUTE_FILES[1], PARTITION_FILES[1]
 _MOST_IMAGES = 1_000_000
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LOCK = threading.Lock()
@@ -32,7 +37,7 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Npz:
-    """An .npz; an image's place is its part and its number there, a list's place is its name.
+    """An .npz; an image's place is its part and its number there.
 
     The images of a part are in memory together, once in a process, and have at most the 256 MiB of any file.
     """
@@ -45,7 +50,9 @@ class Npz:
         Raises:
             UserError: The file is damaged, or has not the four arrays, or not of these types and shapes.
         """
-        yield from ((name, name) for name in (_ATTRIBUTES, _PARTITION))
+        shown = printable(self.location)
+        yield ATTRIBUTE_FILES[1], Lines(f"{shown} (y_train and y_test)", self._labels)
+        yield PARTITION_FILES[1], Lines(f"{shown} (train and test)", self._parts)
         for part, classes in self._classes().items():
             if len(classes) != len(self._images(part)):
                 raise self._unusable(f"y_{part} has not one class for each image of x_{part}")
@@ -59,35 +66,25 @@ class Npz:
         """Makes files of what is at some places."""
         parts: dict[str, np.ndarray] = {}
         for place in places:
-            if place == _ATTRIBUTES:
-                yield self._attribute_list().encode()
-            elif place == _PARTITION:
-                yield self._partition_list().encode()
-            else:
-                part, number = place
-                if part not in parts:
-                    parts[part] = self._images(part)
-                image = parts[part][number]
-                height, width, channels = image.shape
-                yield b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height) + image.tobytes()
+            part, number = place
+            if part not in parts:
+                parts[part] = self._images(part)
+            image = parts[part][number]
+            height, width, channels = image.shape
+            yield b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height) + image.tobytes()
 
-    def _attribute_list(self) -> str:
-        parts = self._classes()
-        classes = np.unique(np.concatenate(list(parts.values()))).tolist()
-        if len(classes) > MOST_CLASSES:
-            raise self._unusable(f"y_train and y_test tell of more than {MOST_CLASSES} classes")
-        values = {each: ",".join("01"[each == other] for other in classes) for each in classes}
-        lines = [f"image,{','.join(f'class_{each}' for each in classes)}"]
-        for part, labels in parts.items():
-            lines += [f"{_name(part, number)},{values[each]}" for number, each in enumerate(labels.tolist())]
-        return "\n".join(lines)
+    def _labels(self) -> Labels:
+        parts = self._classes().items()
+        try:
+            return class_labels(
+                {_name(part, number): each for part, y in parts for number, each in enumerate(y.tolist())}
+            )
+        except ValueError as error:
+            raise self._unusable(f"y_train and y_test tell of {error}") from None
 
-    def _partition_list(self) -> str:
-        lines = ["image,partition"]
-        for part, labels in self._classes().items():
-            for name in (_name(part, number) for number in range(len(labels))):
-                lines.append(f"{name},{2 if part == 'test' else int(hash_split(name) == 'valid')}")
-        return "\n".join(lines)
+    def _parts(self) -> dict[str, int]:
+        parts = self._classes().items()
+        return make_parts({_name(part, number): part for part, y in parts for number in range(len(y))})
 
     def _images(self, part: str) -> np.ndarray:
         """The images of a part, uint8 [N, height, width, channels]."""

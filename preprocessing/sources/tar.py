@@ -11,13 +11,14 @@ import contextlib
 import errno
 import functools
 import gzip
+import logging
 import lzma
 import os
 import tarfile
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,13 +26,24 @@ from latentfaces.common import storage
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
-from latentfaces.preprocessing.sources.folder import archive_stamps, archives, as_utf8
+from latentfaces.preprocessing.sources.celeba import (
+    ATTRIBUTE_FILES,
+    PARTITION_FILES,
+    Labels,
+    Lines,
+    class_labels,
+)
+from latentfaces.preprocessing.sources.folder import archive_stamps, archives, as_utf8, is_input, kind_beside
+from latentfaces.preprocessing.sources.split import is_partition, make_parts, split_of_file
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _BLOCK = tarfile.BLOCKSIZE
 _LONGEST_EXTENSION = 1 << 20  # bytes of what is said of the next member before its own header
 _LONGEST_NAME = 4096
+_LONGEST_CLASS = 20  # digits
 _PIECE = 1 << 20  # bytes that are decompressed at a time
 _MOST_TIMES, _ALWAYS = 100, 1 << 30  # so many times its size may a tar decompress to, or to so many bytes
 _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
@@ -47,28 +59,45 @@ Place = tuple[str, int, int]  # the tar's name below the source, where the membe
 class Tar:
     """A tar, or a folder of tars; a member's name is never used as a path.
 
-    In a folder, an image's name begins with its tar's: `train-000000.tar/000017.jpg`.
+    In a folder, an image's name begins with its tar's: `train-000000.tar/000017.jpg`. Files with the same
+    name but for what follows the first dot are a sample, of whose class `.cls` holds the number.
     """
 
     location: str
 
-    def entries(self) -> Iterator[tuple[str, Place | RefusedImage]]:
-        """The members that are no folders, in the order of their bytes.
+    def entries(self) -> list[tuple[str, Any]]:
+        """The members that are no folders, in the order of their bytes, and labels and partition of theirs.
 
         Raises:
             UserError: A tar is damaged or cut off, decompresses to far more than it is, or finds no space.
         """
+        found: list[tuple[str, Any]] = []
+        classes: dict[str, bytes] = {}
+        splits: dict[str, str] = {}
         for tar, path in archives(self.location, ENDINGS):
+            split = split_of_file(tar)
             try:
                 with _opened(path) as read_at:
                     for member in _members(read_at):
                         name = f"{as_utf8(tar)}/{member.name}" if tar else member.name
-                        yield name, _place(tar, member)
+                        found.append((name, _place(tar, member)))
+                        if name.endswith(".cls"):
+                            classes[_sample(name)] = read_at(member.start, min(member.size, _LONGEST_CLASS))
+                        elif is_input(name) and not kind_beside(name):
+                            splits[name] = split
             except (tarfile.TarError, ValueError) as error:
                 raise UserError(
                     f"{printable(str(path))} is not a readable tar ({printable(str(error))}): "
                     "download it again, or make it anew"
                 ) from None
+        shown = printable(self.location)
+        own = []
+        if is_partition(splits.values()):
+            parts = functools.partial(make_parts, splits)
+            own.append((PARTITION_FILES[1], Lines(f"{shown} (the names of its tars)", parts)))
+        if labels := _labels(splits, classes, shown):
+            own.append((ATTRIBUTE_FILES[1], Lines(f"{shown} (.cls)", lambda: labels)))
+        return [*own, *found]
 
     def stamps(self) -> Iterator[tuple[str, Any]]:
         """One for each tar as a whole."""
@@ -85,6 +114,27 @@ class Tar:
                     opened = tar
                 content = read_at(start, size)
                 yield content if len(content) == size else RefusedImage("unreadable tar member: cut off")
+
+
+def _sample(name: str) -> str:
+    """What the names of the files of a sample begin with: all up to the first dot in the last part."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.split(".", 1)[0]
+
+
+def _labels(images: Iterable[str], classes: Mapping[str, bytes], shown: str) -> Labels | None:
+    """The classes of images, from the contents of `.cls` files by sample; None where they are no labels."""
+    numbers: dict[str, int] = {}
+    try:
+        for sample, content in classes.items():
+            if not content.strip().isdigit():
+                raise ValueError(f"{printable(sample[:200])}.cls holds no class number")
+            numbers[sample] = int(content)
+        found = ((name, numbers.get(_sample(name))) for name in images)
+        return class_labels({name: each for name, each in found if each is not None}) if numbers else None
+    except ValueError as error:
+        logger.warning("the .cls files of %s are no labels: %s", shown, error)
+        return None
 
 
 class _Member(NamedTuple):
