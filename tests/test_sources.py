@@ -189,7 +189,7 @@ def test_a_source_without_labels_or_partition_says_so(tree, caplog):
     images, labels, parts = (
         tree / name for name in ("img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt")
     )
-    names = "5_o_Clock_Shadow, Arched_Eyebrows, Attractive, Bags_Under_Eyes, Bald, Bangs, Big_Lips, Big_Nose, Black_Hair, …"
+    names = f"{', '.join(ATTRIBUTES[:9])}, …"
     find(str(tree))
     parts.rename(tree / "parts.txt")
     find(str(tree))
@@ -247,7 +247,9 @@ def test_the_images_folder_itself_and_lists_named_by_option(tree, tmp_path, cele
     assert contents(find(str(tree), attributes=str(labels), partition=str(partition))) == expected
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
 def test_a_zip_is_read_in_place_locally_and_from_a_bucket(tree, celeba, bucket, compression):
     zip_of(tree / "img_align_celeba", tree / "img_align_celeba.zip", "img_align_celeba/", compression)
     shutil.rmtree(tree / "img_align_celeba")
@@ -705,6 +707,14 @@ def set_field(content, offset, value, size=4):
         (0, lambda content, directory: set_field(content, directory + 8, 1, 2), "encrypted"),
         (0, lambda content, directory: set_field(content, directory + 10, 99, 2), "compression method 99"),
         (0, lambda content, directory: set_field(content, directory + 10, 8, 2), "unreadable zip entry"),
+        (0, lambda content, directory: set_field(content, directory + 10, 12, 2), "unreadable zip entry"),
+        (0, lambda content, directory: set_field(content, directory + 10, 14, 2), "unreadable zip entry"),
+        (12, lambda content, _: content.__setitem__(80, content[80] ^ 255), "unreadable zip entry"),
+        (12, lambda content, directory: set_field(content, directory + 24, 50), "checksum does not match"),
+        (14, lambda content, _: content.__setitem__(80, content[80] ^ 255), "unreadable zip entry"),
+        (14, lambda content, directory: set_field(content, directory + 24, 50), "checksum does not match"),
+        (14, lambda content, _: set_field(content, 37, 4, 2), "LZMA properties"),
+        (14, lambda content, _: content.__setitem__(39, 225), "LZMA properties"),
     ],
 )
 def test_a_damaged_zip_entry_is_refused(tmp_path, compression, change, words):
@@ -713,15 +723,40 @@ def test_a_damaged_zip_entry_is_refused(tmp_path, compression, change, words):
     assert words in str(data)
 
 
-def test_a_zip_bomb_is_not_inflated(tmp_path, monkeypatch):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_bomb_is_not_inflated(tmp_path, monkeypatch, compression):
     monkeypatch.setattr("latentfaces.preprocessing.sources.zip.MAX_FILE_BYTES", 1 << 20)
-    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.jpg", bytes(5 << 20))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as archive:
+        archive.writestr("a.jpg", bytes(50 << 20))
     assert "too large" in str(only_entry(tmp_path / "x.zip")[1])
     content = bytearray((tmp_path / "x.zip").read_bytes())
     set_field(content, content.index(b"PK\x01\x02") + 24, 1000)  # says that it is small
     (tmp_path / "x.zip").write_bytes(content)
+    tracemalloc.start()
     assert "checksum does not match" in str(only_entry(tmp_path / "x.zip")[1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+def test_the_memory_that_lzma_asks_for_is_that_of_the_entry(tmp_path):
+    def ask_for_4_gib(content, _):
+        set_field(content, 40, 0xFFFFFFFF)
+
+    path = patched(tmp_path / "x.zip", zipfile.ZIP_LZMA, ask_for_4_gib)
+    tracemalloc.start()
+    assert only_entry(path) == ("a.jpg", bytes(range(256)) * 40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+def test_a_zip_is_one_whatever_it_is_called(tmp_path, tree, bucket):
+    whole_zip(tree, tmp_path / "x.zip")
+    expected = contents(find(str(tmp_path / "x.zip")))
+    assert contents(find(str((tmp_path / "x.zip").rename(tmp_path / "download")))) == expected
+    storage.write(bucket / "archive.1", (tmp_path / "download").read_bytes())
+    assert contents(find("gs://bucket/archive.1")) == expected
 
 
 def test_unreadable_files_are_refused_by_name(tmp_path):

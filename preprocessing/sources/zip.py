@@ -1,5 +1,7 @@
 """A zip of images, local or in a bucket: read where it lies, entry by entry, and trusted in nothing."""
 
+import bz2
+import lzma
 import struct
 import zipfile
 import zlib
@@ -10,6 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError, printable
 from latentfaces.preprocessing.resize import MAX_FILE_BYTES, RefusedImage
+
+_LZMA_HEADER = struct.Struct("<HHBI")  # version, length of what follows, properties, size of the dictionary
 
 
 class ZipEntry(NamedTuple):
@@ -101,7 +105,7 @@ def _read_entry(file: BinaryIO, entry: ZipEntry) -> bytes:
     data = file.read(name_length + extra_length + entry.compressed)[name_length + extra_length :]
     try:
         content = _decompress(data, entry)
-    except zlib.error as error:
+    except (zlib.error, lzma.LZMAError, OSError, ValueError) as error:  # of bz2, the last two
         raise RefusedImage(f"unreadable zip entry: {error}") from None
     if len(content) != entry.size or zlib.crc32(content) != entry.crc:
         raise RefusedImage("unreadable zip entry: truncated or damaged, its checksum does not match")
@@ -109,8 +113,28 @@ def _read_entry(file: BinaryIO, entry: ZipEntry) -> bytes:
 
 
 def _decompress(data: bytes, entry: ZipEntry) -> bytes:
-    if entry.method == zipfile.ZIP_STORED:
-        return data
-    if entry.method == zipfile.ZIP_DEFLATED:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.size + 1)
-    raise RefusedImage(f"unreadable zip entry: compression method {entry.method}, only 0 and 8 are read")
+    most = entry.size + 1
+    match entry.method:
+        case zipfile.ZIP_STORED:
+            return data
+        case zipfile.ZIP_DEFLATED:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, most)
+        case zipfile.ZIP_BZIP2:
+            return bz2.BZ2Decompressor().decompress(data, most)
+        case zipfile.ZIP_LZMA:
+            return _lzma(data, most).decompress(data[_LZMA_HEADER.size :], most)
+    raise RefusedImage(
+        f"unreadable zip entry: compression method {entry.method}, only 0, 8, 12 and 14 are read"
+    )
+
+
+def _lzma(data: bytes, most: int) -> lzma.LZMADecompressor:
+    """What decompresses an entry, as its header says, but with no more memory than the result can need."""
+    if len(data) < _LZMA_HEADER.size:
+        raise lzma.LZMAError("no LZMA properties")
+    _, length, properties, dictionary = _LZMA_HEADER.unpack_from(data)
+    if length != 5 or properties >= 9 * 5 * 5:
+        raise lzma.LZMAError("LZMA properties of another kind")
+    coding = {"lc": properties % 9, "lp": properties // 9 % 5, "pb": properties // 45}
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": max(4096, min(dictionary, most)), **coding}]
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
