@@ -27,6 +27,7 @@ setup(
         "numpy>=2",
         "opencv-python-headless>=4.10",
         "pillow>=12",
+        "pyarrow>=25",
         "rich>=14",
         "scikit-learn>=1.6",
         "scipy>=1.14",

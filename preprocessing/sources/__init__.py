@@ -29,6 +29,7 @@ from latentfaces.preprocessing.sources import celeba, tar
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
 from latentfaces.preprocessing.sources.folder import Folder, is_input, kind_beside
 from latentfaces.preprocessing.sources.npz import Npz
+from latentfaces.preprocessing.sources.parquet import Parquet
 from latentfaces.preprocessing.sources.split import hash_split, name_digest
 from latentfaces.preprocessing.sources.tar import Tar
 from latentfaces.preprocessing.sources.zip import Zip
@@ -67,11 +68,12 @@ class Images(Protocol):
 
 Kind = Callable[[str], Images]
 
-ARCHIVES: dict[str, Kind] = {".zip": Zip, ".npz": Npz, **dict.fromkeys(tar.ENDINGS, Tar)}
+ARCHIVES: dict[str, Kind] = {".zip": Zip, ".npz": Npz, **dict.fromkeys(tar.ENDINGS, Tar), ".parquet": Parquet}
 """Kinds of archives by the ending of their names."""
 
-_BEGINNINGS: dict[bytes, Kind] = {b"PK\3\4": Zip, **dict.fromkeys(tar.COMPRESSIONS, Tar)}  # of other names
-_FOLDERS: dict[str, Kind] = dict.fromkeys(tar.ENDINGS, Tar)  # which may consist of such archives
+# By which files of other names are known, and which archives a folder may consist of
+_BEGINNINGS: dict[bytes, Kind] = {b"PK\3\4": Zip, b"PAR1": Parquet, **dict.fromkeys(tar.COMPRESSIONS, Tar)}
+_FOLDERS: dict[str, Kind] = {**dict.fromkeys(tar.ENDINGS, Tar), ".parquet": Parquet}
 
 
 class Image(NamedTuple):
