@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from latentfaces.common.errors import UserError
 from latentfaces.common.options import Option, check, option
 
-SOURCES = "CelebA as distributed, a folder, a zip, a tar or a Parquet file of images, or Keras' mnist.npz"
+SOURCES = (
+    "CelebA as distributed, images in a folder, a zip, a tar or a Parquet file, MNIST's folder of IDX files, "
+    "or Keras' mnist.npz"
+)
 """What can be a source, for messages and help texts."""
 
 

@@ -25,9 +25,10 @@ from latentfaces.common.errors import UserError, printable
 from latentfaces.common.storage import AnyPath
 from latentfaces.preprocessing.options import SOURCES
 from latentfaces.preprocessing.resize import RefusedImage
-from latentfaces.preprocessing.sources import celeba, tar
+from latentfaces.preprocessing.sources import celeba, idx, tar
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES as ATTRIBUTES
 from latentfaces.preprocessing.sources.folder import Folder, is_input, kind_beside
+from latentfaces.preprocessing.sources.idx import Idx
 from latentfaces.preprocessing.sources.npz import Npz
 from latentfaces.preprocessing.sources.parquet import Parquet
 from latentfaces.preprocessing.sources.split import hash_split, name_digest
@@ -71,9 +72,13 @@ Kind = Callable[[str], Images]
 ARCHIVES: dict[str, Kind] = {".zip": Zip, ".npz": Npz, **dict.fromkeys(tar.ENDINGS, Tar), ".parquet": Parquet}
 """Kinds of archives by the ending of their names."""
 
-# By which files of other names are known, and which archives a folder may consist of
+# By which files of other names are known, and of which files alone a folder may consist
 _BEGINNINGS: dict[bytes, Kind] = {b"PK\3\4": Zip, b"PAR1": Parquet, **dict.fromkeys(tar.COMPRESSIONS, Tar)}
-_FOLDERS: dict[str, Kind] = {**dict.fromkeys(tar.ENDINGS, Tar), ".parquet": Parquet}
+_FOLDERS: dict[str, Kind] = {
+    **dict.fromkeys(tar.ENDINGS, Tar),
+    ".parquet": Parquet,
+    **dict.fromkeys(idx.ENDINGS, Idx),
+}
 
 
 class Image(NamedTuple):
