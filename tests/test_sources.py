@@ -166,6 +166,65 @@ def test_celeba_as_one_zip_gives_the_same_with_the_lists_in_it(
     assert contents(find("gs://bucket/archive.zip")) == contents(source)
 
 
+def respelled(tree, spell):
+    """Has each line of Kaggle's two lists, its cells and its number (0: the header), written anew."""
+    for name in ("list_attr_celeba.csv", "list_eval_partition.csv"):
+        rows = list(csv.reader((tree / name).read_text().splitlines()))
+        lines = (spell(cells, number) for number, cells in enumerate(rows))
+        (tree / name).write_text("".join(f"{line}\n" for line in lines if line))
+
+
+def with_words(cells, number):
+    words = {"1": "True", "-1": "False"} if len(cells) > 2 else {"0": "train", "1": "val", "2": "test"}
+    return ",".join(words.get(cell, cell) for cell in cells)
+
+
+def with_an_index(cells, number, head=""):
+    return ",".join([str(number - 1) if number else head, *cells])
+
+
+SPELLINGS = {
+    "words": with_words,
+    "floats": lambda cells, number: ",".join(cell + ".0" * (cell in ("-1", "0", "1", "2")) for cell in cells),
+    "an index": with_an_index,
+    "an index twice": lambda cells, number: with_an_index(cells, number, "Unnamed: 0"),
+    "spaces": lambda cells, number: ", ".join(cells),
+    "an index and spaces": lambda cells, number: with_an_index(cells, number).replace(",", ", "),
+    "no header": lambda cells, number: ",".join(cells) if number else "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_kaggles_archive_is_read_whatever_has_written_its_lists(tmp_path, tree, celeba, spell):
+    as_from_kaggle(tree)
+    respelled(tree, spell)
+    whole_zip(tree, tmp_path / "archive.zip")
+    expected = contents(find(str(celeba)))
+    inner = tree / "img_align_celeba"
+    for source in (tmp_path / "archive.zip", tree, inner, inner / "img_align_celeba"):
+        found = find(str(source))
+        assert contents(found) == expected and found.attribute_names == ATTRIBUTES and found.refused == []
+
+
+def test_ffhqs_folders_of_a_thousand_are_one_set_of_images(tmp_path, caplog):
+    caplog.set_level("INFO", "latentfaces")
+    for number in range(0, 70_000, 700):
+        path = tmp_path / "ffhq" / "images1024x1024" / f"{number // 1000 * 1000:05d}" / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    (tmp_path / "ffhq" / "ffhq-dataset-v2.json").write_text("{}")
+    (tmp_path / "ffhq" / "images1024x1024" / "LICENSE.txt").write_text("CC")
+    for folder in (tmp_path / "ffhq", tmp_path / "ffhq" / "images1024x1024"):
+        source = find(str(folder))
+        found = contents(source)
+        assert source.attribute_names == () and source.refused == []
+        assert sorted(int(data) for split in found.values() for _, data in split.values()) == list(
+            range(0, 70_000, 700)
+        )
+        assert all(hash_split(name) == split for split, images in found.items() for name in images)
+    assert f"{tmp_path}/ffhq: files beside the images are no inputs: 1 .json, 1 .txt" in caplog.messages
+
+
 def test_what_lies_outside_of_celebas_folder_in_a_zip_is_told(tmp_path, tree, caplog):
     caplog.set_level("WARNING", "latentfaces")
     (tree / "README.txt").write_text("hello")
@@ -477,6 +536,14 @@ def test_a_table_that_cannot_be_understood_is_told_with_its_line(tmp_path, lines
     with pytest.raises(UserError, match=words) as error:
         table(tmp_path, "\n".join(["file,Smiling", *lines]))
     assert "labels.csv" in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("line", ["a.jpg,1\n", "a.jpg,True,False\n", f"a.jpg{',-1' * 39}\n"])
+def test_a_table_without_a_header_is_told(tmp_path, line):
+    with pytest.raises(
+        UserError, match="labels.csv has no header that names its attributes: put one in front"
+    ):
+        table(tmp_path, line * 2)
 
 
 def test_columns_that_come_to_the_same_names_are_told(tmp_path):

@@ -39,7 +39,8 @@ MOST_CLASSES = 100
 """So many values at most may a column of classes have, and so many folders may be classes."""
 
 _TRUTHS = {"1": True, "1.0": True, "true": True} | dict.fromkeys(("0", "0.0", "-1", "-1.0", "false"), False)
-_PARTS = {"0": 0, "1": 1, "2": 2} | WORDS
+_PARTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "2": 2, "2.0": 2} | WORDS
+_INDEX = ([""], ["Unnamed: 0"])  # how pandas heads a column of its own
 _LIST_FOLDERS = ("", "Anno", "Eval")  # where lists lie, beside the images or in a folder further up
 _LONGEST_LIST = 1 << 30  # bytes
 _LONGEST_LINE = 4 << 20  # characters
@@ -192,7 +193,7 @@ def read_attributes(file: List) -> Labels:
 
     A column of a `.csv` that holds neither 0 and 1, -1 and 1, nor false and true is one of classes: each of
     its values is an attribute, named `column_value`. A first column without a name that counts from 0 is
-    passed over: pandas writes it.
+    passed over: pandas writes it. A `.csv` without a header is read if it has 40 values a line: CelebA's.
 
     Raises:
         UserError: The file cannot be understood.
@@ -203,9 +204,13 @@ def read_attributes(file: List) -> Labels:
         if len(count) != 1 or not count[0].isdecimal() or len(count[0]) > 18:
             raise UserError(f"{file.path} does not begin with a count and a line of names, as CelebA's does")
         expected = int(count[0])
-    header = next(rows, (1, []))[1]
+    number, header = next(rows, (1, []))
+    if file.is_csv and len(header) > 1 and all(cell.strip().lower() in _TRUTHS for cell in header[1:]):
+        if len(header) != 1 + len(ATTRIBUTES):
+            raise UserError(f"{file.path} has no header that names its attributes: put one in front")
+        rows, header = itertools.chain([(number, header)], rows), ["", *ATTRIBUTES]
     first = list(itertools.islice(rows, 1))
-    has_index = file.is_csv and header[:1] == [""] and [row[0] for _, row in first] == ["0"]
+    has_index = file.is_csv and header[:1] in _INDEX and [row[0] for _, row in first] == ["0"]
     names = [name.strip() for name in header[file.is_csv + has_index :]]
     _check_names(file, names)
     columns = [_Column(name, may_be_classes=file.is_csv) for name in names]
@@ -213,6 +218,7 @@ def read_attributes(file: List) -> Labels:
     codes: dict[str, bytes] = {}  # of each image, the numbers of the texts in its line
     for number, row in itertools.chain(first, rows):
         name, *values = row[has_index:] or row
+        name = name.strip() if has_index else name
         if len(values) != len(names):
             raise UserError(f"{file.path} line {number}: expected {wanted}")
         if name in codes:
@@ -269,7 +275,12 @@ def read_partition(file: List) -> dict[str, int]:
         UserError: The file cannot be understood.
     """
     parts: dict[str, int] = {}
-    for row, (number, (name, *values)) in enumerate(_rows(file)):
+    has_index = False
+    for row, (number, cells) in enumerate(_rows(file)):
+        if row == 0:
+            has_index = file.is_csv and len(cells) == 3 and cells[:1] in _INDEX
+        name, *values = cells[has_index:] or cells
+        name = name.strip() if has_index else name
         part = _PARTS.get(values[0].strip().lower()) if len(values) == 1 else None
         if part is None and row == 0 and file.is_csv:
             continue  # its header
