@@ -20,6 +20,9 @@ from latentfaces.common.errors import RunError
 from latentfaces.preprocessing.engine import parse_options
 from latentfaces.preprocessing.job import run
 from latentfaces.preprocessing.sources.folder import Folder
+from latentfaces.preprocessing.sources.idx import Idx
+from latentfaces.preprocessing.sources.parquet import Parquet
+from latentfaces.preprocessing.sources.tar import Tar
 from latentfaces.preprocessing.sources.zip import Zip
 from latentfaces.preprocessing.write import WriteShard, WriteShards
 
@@ -177,7 +180,16 @@ def test_remote_runners_take_the_documented_options(runner):
     assert options.view_as(StandardOptions).runner == runner
 
 
-@pytest.mark.parametrize("images", [Folder("gs://bucket/celeba"), Zip("gs://bucket/celeba.zip")])
+@pytest.mark.parametrize(
+    "images",
+    [
+        Folder("gs://bucket/celeba"),
+        Zip("gs://bucket/celeba.zip"),
+        Tar("gs://bucket/celeba.tgz"),
+        Parquet("gs://bucket/celeba"),
+        Idx("gs://bucket/digits"),
+    ],
+)
 def test_the_pipeline_is_small_and_a_fresh_worker_can_load_its_code(tmp_path, images):
     units = [(number * 1000, 1000) for number in range(2000)]  # a plan for five million images
     pipeline = beam.Pipeline(options=PipelineOptions([]))

@@ -176,7 +176,7 @@ def _members(read_at: ReadAt) -> Iterator[_Member]:
         if info.type in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE,
                          tarfile.CHRTYPE, tarfile.BLKTYPE):  # fmt: skip
             size = 0  # whatever it says
-        if size < 0:
+        if not 0 <= size < 1 << 60:
             raise tarfile.ReadError(f"a member of {size} bytes")
         if size and not read_at(offset + size - 1, 1):
             raise tarfile.ReadError("it is cut off")
@@ -207,7 +207,7 @@ def _records(content: bytes) -> dict[str, str]:
         space = content.find(b" ", start, start + 20)
         end = start + int(content[start:space]) if space > 0 else 0
         name, equals, value = content[space + 1 : end - 1].partition(b"=")
-        if end <= space or not equals:
+        if space < 0 or end <= space or not equals:
             raise tarfile.ReadError("an extended header is damaged")
         found[_text(name)] = _text(value)
         start = end
