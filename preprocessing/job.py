@@ -29,6 +29,7 @@ from latentfaces.common.dataset import Dataset, make_splits
 from latentfaces.common.errors import UserError, printable
 from latentfaces.preprocessing import duplicates, engine, sources
 from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
+from latentfaces.preprocessing.faces import find_detector
 from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.plan import make_plan, write_plan
 from latentfaces.preprocessing.progress import Summaries, show_result, shown
@@ -58,6 +59,8 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
     if storage.contains(source_path, output_path):
         raise UserError(f"the output {output} lies in the source {source}: write it to another folder")
     refuse_foreign(output_path)
+    if config.crop == "faces":
+        find_detector()
     beam_options = engine.parse_options(config.beam_options)
 
     found = sources.find(source, config.attributes, config.partition, config.labels)
@@ -73,6 +76,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
             attributes=len(found.attribute_names),
             image_size=config.image_size,
             channels=config.channels,
+            crop=config.crop,
         )
         inputs = sum(len(images) for images in found.splits.values())
         refused, attribute_names = found.refused, found.attribute_names

@@ -24,6 +24,11 @@ class PreprocessConfig:
         64, help="Height and width of the resized images in pixels.", minimum=1, maximum=4096
     )
     channels: int = option(3, help="1 for grey, 3 for RGB.", choices=(1, 3))
+    crop: str = option(
+        "center",
+        help="What is cut out: the middle; or the largest face, upright and aligned as CelebA's are.",
+        choices=("center", "faces"),
+    )
     max_rejected: float = option(0.01, help="Share of the inputs that may be refused.", minimum=0, maximum=1)
     labels: str = option(
         "lists",

@@ -14,6 +14,7 @@ from latentfaces.common import storage
 from latentfaces.common.dataset import ShardWriter, add_checksum, encode_example
 from latentfaces.preprocessing.commit import draft
 from latentfaces.preprocessing.duplicates import Hashes, write_hashes
+from latentfaces.preprocessing.faces import crop_face
 from latentfaces.preprocessing.plan import PLAN, Unit, read_shard
 from latentfaces.preprocessing.progress import write_summary
 from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
@@ -29,16 +30,24 @@ class WriteShard(beam.DoFn):
         attributes: How many attributes an example has, if it has any.
         image_size: Height and width of the results in pixels.
         channels: 1 or 3.
+        crop: What is cut out, "center" or "faces".
     """
 
     def __init__(
-        self, images: Images, job_folder: str, attributes: int, image_size: int, channels: int
+        self,
+        images: Images,
+        job_folder: str,
+        attributes: int,
+        image_size: int,
+        channels: int,
+        crop: str = "center",
     ) -> None:
         self._images = images
         self.job_folder = job_folder
         self._attributes = attributes
         self._image_size = image_size
         self._channels = channels
+        self._crop = crop
         self._written = Metrics.counter("latentfaces", "images_written")
         self._refused = Metrics.counter("latentfaces", "images_refused")
 
@@ -94,7 +103,8 @@ class WriteShard(beam.DoFn):
     def _pixels(self, content: bytes | RefusedImage) -> np.ndarray:
         if isinstance(content, RefusedImage):
             raise content
-        return smart_resize(decode(content, self._channels), self._image_size)
+        cut = crop_face if self._crop == "faces" else smart_resize
+        return cut(decode(content, self._channels), self._image_size)
 
 
 class WriteInThreads(beam.DoFn):

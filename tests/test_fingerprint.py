@@ -93,6 +93,7 @@ def test_options_count_where_they_change_the_data_set(faces, tmp_path):
         {"channels": 1},
         {"max_rejected": 0.5},
         {"labels": "folders"},
+        {"crop": "faces"},
         {"examples_per_shard": 10},
     ):
         assert fingerprint(faces, **options) not in seen
@@ -104,6 +105,11 @@ def test_options_count_where_they_change_the_data_set(faces, tmp_path):
         assert fingerprint(faces, **{option: str(tmp_path / "lists" / name)}) in seen
         (tmp_path / "lists" / name).write_text("other labels")
         assert fingerprint(faces, **{option: str(tmp_path / "lists" / name)}) not in seen
+
+
+def test_what_earlier_versions_made_is_found_again(monkeypatch):
+    monkeypatch.setattr(module.sources, "stamps", lambda *_: [["a.jpg", [1, 2]]])
+    assert fingerprint("anywhere") == "5b417190f4e438c63ff7a36796d24d09"
 
 
 def test_a_zip_counts_as_a_file_without_its_name(tmp_path):

@@ -564,6 +564,7 @@ def test_a_full_disk_is_told_and_harms_no_earlier_data_set(celeba, photographs, 
     [
         ({"image_size": 0}, "--image-size 0 is out of bounds"),
         ({"channels": 4}, "--channels 4 is unknown: choose one of 1, 3"),
+        ({"crop": "eyes"}, "--crop eyes is unknown: choose one of center, faces"),
         ({"labels": "names"}, "--labels names is unknown: choose one of lists, folders"),
         ({"labels": "folders", "attributes": "x.csv"}, "--attributes and --labels folders both name labels"),
         ({"labels": "folders"}, "has images in 0 folders beside one another"),
