@@ -121,6 +121,7 @@ def commit(
     dataset: Dataset,
     refused: list[tuple[str, str]],
     copies: Iterable[Mapping[str, object]],
+    inputs: int,
     max_rejected: float,
 ) -> Dataset:
     """Makes the job's shards the data set, unless too many inputs were refused.
@@ -131,6 +132,7 @@ def commit(
         dataset: What it made; the shards have the names that were planned.
         refused: (name, reason) of each refused input.
         copies: What is told of each image that is there twice.
+        inputs: How many inputs there were, refused ones included.
         max_rejected: The share of the inputs that may be refused.
 
     Returns:
@@ -144,7 +146,6 @@ def commit(
     lines = [json.dumps({"source": source, "reason": reason}) + "\n" for source, reason in sorted(refused)]
     rejected = "".join(lines).encode()
     written = sum(split.examples for split in dataset.splits.values())
-    inputs = written + len(refused)
     if not written or len(refused) > max_rejected * inputs:
         write(job.folder, output / FAILED, rejected)
         name, reason = min(refused, default=("", ""))

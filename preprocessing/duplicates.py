@@ -149,9 +149,9 @@ def find(
     """
     splits = {shard.name: split for split, shard in summaries.shards}
     shards = sorted(splits, key=lambda name: (_KEEP_FIRST.index(splits[name]), name))
-    parts = [np.frombuffer(storage.read(_path(job_folder, name)), _HASH) for name in shards]
-    starts = dict(zip(shards, np.cumsum([0, *map(len, parts)]).tolist(), strict=False))
-    matches = list(match(np.concatenate([np.empty(0, _HASH), *parts])))
+    hashes = {name: np.frombuffer(storage.read(_path(job_folder, name)), _HASH) for name in shards}
+    starts = dict(zip(shards, np.cumsum([0, *map(len, hashes.values())]).tolist(), strict=False))
+    matches = list(match(np.concatenate([np.empty(0, _HASH), *hashes.values()])))
     wanted = {index for one, other, _ in matches for index in (one, other)}
     places = _places(job_folder, units if wanted else [], summaries, starts, wanted)
     if drop:
@@ -159,7 +159,7 @@ def find(
         for index, _, _ in matches:
             copies[places[index].shard].add(places[index].position)
         summaries.shards = [
-            (split, _leave_out(job_folder, shard, copies[shard.name]) if shard.name in copies else shard)
+            (split, _leave_out(job_folder, shard, copies[shard.name], len(hashes[shard.name])))
             for split, shard in summaries.shards
         ]
     return [
@@ -190,15 +190,17 @@ def _places(
     return places
 
 
-def _leave_out(job_folder: AnyPath, shard: Shard, positions: set[int]) -> Shard:
-    """Writes a shard once more, without some of its examples; no image is read again."""
+def _leave_out(job_folder: AnyPath, shard: Shard, positions: set[int], images: int) -> Shard:
+    """Writes a shard once more, without some of its images, of which each has one example or more."""
+    if not positions:
+        return shard
     with storage.open_for_reading(job_folder / add_checksum(shard.name, shard.sha256)) as file:
         with draft(job_folder, shard.name) as path:
             with ShardWriter(path.open("wb", buffering=1 << 20)) as writer:
                 for position in range(shard.examples):
                     length = int.from_bytes(file.read(12)[:8], "little")
                     record = file.read(length + 4)[:-4]
-                    if position not in positions:
+                    if position * images // shard.examples not in positions:
                         writer.write(record)
             smaller = writer.shard(shard.name)
             storage.publish(path, job_folder / add_checksum(smaller.name, smaller.sha256))

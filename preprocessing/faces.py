@@ -76,7 +76,7 @@ def crop_face(image: np.ndarray, size: int, min_size: int = 0) -> np.ndarray:
     eyes = find_eyes(image)
     side = math.dist(*eyes) / math.dist(*_EYES)
     if side < min_size:
-        raise RefusedImage(f"too small: its face's square has a side of {side:.0f} pixels")
+        raise RefusedImage(f"too small: its face's square has {side:.0f}×{side:.0f} pixels")
     return _cut(image, eyes, _EYES, size)[0]
 
 

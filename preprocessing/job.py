@@ -68,22 +68,22 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
     with _full_disk_told(output), new_job(output_path) as job:
         folder = job.folder
         image_shape = (config.image_size, config.image_size, config.channels)
-        plan = make_plan(found.splits, math.prod(image_shape), config.examples_per_shard)
+        bytes_of_one = math.prod(image_shape) * (2 if config.flip else 1)
+        plan = make_plan(found.splits, bytes_of_one, config.examples_per_shard)
         units = write_plan(folder, plan)
         write_shard = WriteShard(
             images=found.images,
             job_folder=str(folder),
             attributes=len(found.attribute_names),
-            image_size=config.image_size,
-            channels=config.channels,
-            crop=config.crop,
+            config=config,
         )
-        inputs = sum(len(images) for images in found.splits.values())
+        planned = sum(len(images) for images in found.splits.values())
+        inputs = planned + len(found.refused)
         refused, attribute_names = found.refused, found.attribute_names
         del found, plan  # from here on the driver's memory does not depend on the data
 
         summaries = Summaries(folder)
-        with shown(summaries, inputs, console):
+        with shown(summaries, planned, console):
             engine.run_pipeline(beam_options, units, write_shard, console)
         if len(summaries.shards) != len(units):
             raise RuntimeError(
@@ -99,9 +99,9 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
             source=printable(str(source)),
         )
         dataset = commit(
-            output_path, job, dataset, refused, [each._asdict() for each in copies], config.max_rejected
+            output_path, job, dataset, refused, [each._asdict() for each in copies], inputs, config.max_rejected
         )
-    show_result(dataset, refused, time.monotonic() - started, console)
+    show_result(dataset, refused, inputs, time.monotonic() - started, console)
     duplicates.tell(copies)
     return dataset
 

@@ -29,6 +29,12 @@ class PreprocessConfig:
         help="What is cut out: the middle; or the largest face, upright and aligned as CelebA's are.",
         choices=("center", "faces"),
     )
+    min_size: int = option(
+        0,
+        help="The least that an image's shorter side, or its face's square, may have, in pixels.",
+        minimum=0,
+    )
+    flip: bool = option(False, help="Write each image of the split train a second time, mirrored.")
     max_rejected: float = option(0.01, help="Share of the inputs that may be refused.", minimum=0, maximum=1)
     labels: str = option(
         "lists",

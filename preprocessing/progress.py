@@ -25,7 +25,8 @@ def write_summary(
     job_folder: AnyPath, planned: PlannedShard, shard: Shard, refused: list[tuple[str, str]]
 ) -> None:
     """Tells that a shard is finished, and which of its inputs were refused: (name, reason) of each."""
-    summary = {"split": planned.split, "shard": vars(shard), "refused": refused}
+    inputs = len(planned.images)
+    summary = {"split": planned.split, "shard": vars(shard), "inputs": inputs, "refused": refused}
     target = job_folder / f"{planned.name}.json"
     write(job_folder, target, json.dumps(summary).encode(), lasting=False)  # no longer than the job
 
@@ -37,7 +38,8 @@ class Summaries:
 
     Attributes:
         shards: (split, shard) of each.
-        refused: (name, reason) of each input that was refused.
+        inputs: How many inputs were theirs.
+        refused: (name, reason) of each that was refused.
     """
 
     def __init__(self, job_folder: AnyPath) -> None:
@@ -45,6 +47,7 @@ class Summaries:
         self._seen: set[str] = set()
         self._failure: OSError | None = None  # which a disk tells once
         self.shards: list[tuple[str, Shard]] = []
+        self.inputs = 0
         self.refused: list[tuple[str, str]] = []
 
     def update(self) -> None:
@@ -61,6 +64,7 @@ class Summaries:
                     self._failure = error
                     raise
                 self.shards.append((summary["split"], shard))
+                self.inputs += summary["inputs"]
                 self.refused += [(source, reason) for source, reason in summary["refused"]]
                 self._seen.add(name)
 
@@ -73,9 +77,7 @@ def shown(summaries: Summaries, inputs: int, console: Console) -> Iterator[None]
 
         def show() -> None:
             summaries.update()
-            refused = len(summaries.refused)
-            done = refused + sum(shard.examples for _, shard in summaries.shards)
-            progress.show(done, f"{refused:,} refused")
+            progress.show(summaries.inputs, f"{len(summaries.refused):,} refused")
 
         def watch() -> None:
             pause = 0.5
@@ -97,7 +99,9 @@ def shown(summaries: Summaries, inputs: int, console: Console) -> Iterator[None]
         show()
 
 
-def show_result(dataset: Dataset, refused: list[tuple[str, str]], seconds: float, console: Console) -> None:
+def show_result(
+    dataset: Dataset, refused: list[tuple[str, str]], inputs: int, seconds: float, console: Console
+) -> None:
     """Shows the closing table: splits, shards, bytes, refusals by reason, and the rate over `seconds`."""
     table = Table(title=f"{'×'.join(map(str, dataset.image_shape))} data set")
     table.add_column("")
@@ -110,7 +114,6 @@ def show_result(dataset: Dataset, refused: list[tuple[str, str]], seconds: float
     for reason, count in reasons.most_common():
         table.add_row(f"refused: {reason}", f"{count:,}")
     console.print(table)
-    inputs = sum(split.examples for split in dataset.splits.values()) + len(refused)
     console.print(
         f"{inputs:,} inputs in {seconds:,.1f} s, {inputs / seconds:,.0f} images/s, start-up included"
     )

@@ -15,6 +15,7 @@ from latentfaces.common.dataset import ShardWriter, add_checksum, encode_example
 from latentfaces.preprocessing.commit import draft
 from latentfaces.preprocessing.duplicates import Hashes, write_hashes
 from latentfaces.preprocessing.faces import crop_face
+from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.plan import PLAN, Unit, read_shard
 from latentfaces.preprocessing.progress import write_summary
 from latentfaces.preprocessing.resize import RefusedImage, decode, smart_resize
@@ -28,26 +29,14 @@ class WriteShard(beam.DoFn):
         images: Reads the inputs.
         job_folder: The job's folder in the output, as text: the worker may be another machine.
         attributes: How many attributes an example has, if it has any.
-        image_size: Height and width of the results in pixels.
-        channels: 1 or 3.
-        crop: What is cut out, "center" or "faces".
+        config: What images become.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        job_folder: str,
-        attributes: int,
-        image_size: int,
-        channels: int,
-        crop: str = "center",
-    ) -> None:
+    def __init__(self, images: Images, job_folder: str, attributes: int, config: PreprocessConfig) -> None:
         self._images = images
         self.job_folder = job_folder
         self._attributes = attributes
-        self._image_size = image_size
-        self._channels = channels
-        self._crop = crop
+        self._config = config
         self._written = Metrics.counter("latentfaces", "images_written")
         self._refused = Metrics.counter("latentfaces", "images_refused")
 
@@ -92,6 +81,9 @@ class WriteShard(beam.DoFn):
                     hashes.add(pixels)
                     labels = image.attributes(self._attributes)
                     writer.write(encode_example(pixels.tobytes(), image.name, labels))
+                    if self._config.flip and planned.split == "train":
+                        mirrored = pixels[:, ::-1].tobytes()
+                        writer.write(encode_example(mirrored, f"{image.name}#flipped", labels))
             if not storage.is_file(job_folder / PLAN):
                 raise RuntimeError(f"the job that {planned.name} belongs to is over")
             shard = writer.shard(planned.name)
@@ -103,8 +95,14 @@ class WriteShard(beam.DoFn):
     def _pixels(self, content: bytes | RefusedImage) -> np.ndarray:
         if isinstance(content, RefusedImage):
             raise content
-        cut = crop_face if self._crop == "faces" else smart_resize
-        return cut(decode(content, self._channels), self._image_size)
+        config = self._config
+        image = decode(content, config.channels)
+        if config.crop == "faces":
+            return crop_face(image, config.image_size, config.min_size)
+        height, width, _ = image.shape
+        if min(height, width) < config.min_size:
+            raise RefusedImage(f"too small: {width}×{height} pixels")
+        return smart_resize(image, config.image_size)
 
 
 class WriteInThreads(beam.DoFn):

@@ -181,6 +181,15 @@ def test_a_job_cuts_out_faces_and_refuses_what_has_none(people, tmp_path):
     assert {image.tobytes() for image in images} == {image.tobytes() for image in expected}
 
 
+def test_small_faces_are_refused_by_name():
+    canvas = np.full((800, 900, 3), 128, np.uint8)
+    placed(ASTRONAUT, (400, 400), 10, 1, canvas)
+    side = math.dist(*EYES) * 178 / 38.5
+    assert crop_face(canvas, 16, int(0.9 * side)).shape == (16, 16, 3)
+    with pytest.raises(RefusedImage, match=r"^too small: its face's square has (1[89]|20)\d×\d+ pixels$"):
+        crop_face(canvas, 16, int(1.1 * side))
+
+
 def test_without_a_detector_the_user_is_told_before_any_work(people, tmp_path, monkeypatch):
     faces.find_detector.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

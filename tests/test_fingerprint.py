@@ -94,6 +94,8 @@ def test_options_count_where_they_change_the_data_set(faces, tmp_path):
         {"max_rejected": 0.5},
         {"labels": "folders"},
         {"crop": "faces"},
+        {"min_size": 64},
+        {"flip": True},
         {"examples_per_shard": 10},
     ):
         assert fingerprint(faces, **options) not in seen

@@ -28,6 +28,7 @@ from latentfaces.common.errors import UserError
 from latentfaces.common.examples import load_split
 from latentfaces.preprocessing.commit import new_job
 from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.plan import PLAN, make_plan, write_plan
 from latentfaces.preprocessing.resize import decode, smart_resize
 from latentfaces.preprocessing.sources import find
@@ -198,6 +199,36 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
     assert result.keys() == OTHERS | shards
 
 
+def test_small_images_are_refused_by_name(photographs, tmp_path):
+    for size, names in ((42, {"0.jpg", "1.jpg"}), (0, set())):
+        run(str(photographs), str(tmp_path / "set"), image_size=16, min_size=size, max_rejected=0.5)
+        lines = map(json.loads, (tmp_path / "set" / "rejected.jsonl").read_text().splitlines())
+        small = {line["source"]: line["reason"] for line in lines if line["source"] not in REFUSALS}
+        assert small == {f"holiday/{name}": f"too small: 60×4{name[0]} pixels" for name in names}
+
+
+def test_flip_doubles_the_split_train_and_no_other(celeba, tmp_path):
+    dataset = run(str(celeba), str(tmp_path / "set"), image_size=16, flip=True)
+    plain = run(str(celeba), str(tmp_path / "plain"), image_size=16)
+    for split in ("valid", "test"):
+        assert dataset.splits[split] == plain.splits[split]
+    assert dataset.splits["train"].examples == 2 * plain.splits["train"].examples == 192
+    flipped, expected = (examples(tmp_path / name, "train") for name in ("set", "plain"))
+    assert [name for _, name, _ in flipped[::2]] == [name for _, name, _ in expected]
+    for (pixels, name, labels), one, other in zip(expected, flipped[::2], flipped[1::2], strict=True):
+        assert other[1] == f"{name}#flipped" and one[2] == other[2] == labels
+        np.testing.assert_array_equal(one[0], pixels)
+        np.testing.assert_array_equal(other[0], pixels[:, ::-1])
+
+
+def test_what_is_mirrored_does_not_make_the_refused_fewer(photographs, tmp_path):
+    output, console = tmp_path / "set", Console(file=io.StringIO(), force_terminal=True, color_system=None)
+    with pytest.raises(UserError, match="4 of 14 inputs were refused"):
+        run(str(photographs), str(output), image_size=16, flip=True, max_rejected=0.28)
+    run(str(photographs), str(output), image_size=16, flip=True, max_rejected=0.29, console=console)
+    assert "14 of 14 images" in console.file.getvalue() and "14 inputs in" in console.file.getvalue()
+
+
 def test_a_source_whose_name_is_not_utf8_is_read(photographs, tmp_path):
     source = photographs.rename(tmp_path / os.fsdecode(b"caf\xe9\n"))
     dataset = run(str(source), str(tmp_path / "set"), image_size=16, max_rejected=0.5)
@@ -359,7 +390,9 @@ def make_writer(source, output, before_reading=lambda: None):
     if isinstance(folder, Path):
         folder.mkdir(parents=True)
     units = write_plan(folder, make_plan(found.splits, 16 * 16 * 3, 10))
-    writer = WriteShard(Interrupted(found.images, before_reading), str(folder), 40, 16, 3)
+    writer = WriteShard(
+        Interrupted(found.images, before_reading), str(folder), 40, PreprocessConfig(image_size=16)
+    )
     writer.setup()
     return writer, units, folder
 

@@ -19,6 +19,7 @@ from test_job import files
 from latentfaces.common.errors import RunError
 from latentfaces.preprocessing.engine import parse_options
 from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.sources.folder import Folder
 from latentfaces.preprocessing.sources.idx import Idx
 from latentfaces.preprocessing.sources.parquet import Parquet
@@ -193,7 +194,7 @@ def test_remote_runners_take_the_documented_options(runner):
 def test_the_pipeline_is_small_and_a_fresh_worker_can_load_its_code(tmp_path, images):
     units = [(number * 1000, 1000) for number in range(2000)]  # a plan for five million images
     pipeline = beam.Pipeline(options=PipelineOptions([]))
-    _ = pipeline | WriteShards(units, WriteShard(images, "gs://bucket/set/.job-x", 40, 64, 3))
+    _ = pipeline | WriteShards(units, WriteShard(images, "gs://bucket/set/.job-x", 40, PreprocessConfig()))
     serialized = pipeline.to_runner_api().SerializeToString()
     assert len(serialized) < 100_000
     (tmp_path / "pipeline").write_bytes(serialized)
