@@ -59,8 +59,8 @@ _DATASET_FILES = [
     r"dataset\.json",
     r"(train|valid|test)(-[0-9a-f]{16})?-\d+-of-\d+(-[0-9a-f]{16})?\.tfrecord"
     r"|rejected(\.failed)?\.jsonl|duplicates\.jsonl|features\.json|dataset_info\.json"
-    rf"|\.job-[0-9a-f]{{32}}/[^/]+|{_LEFT}",
-    r"\.job-[0-9a-f]{32}/",
+    rf"|grids/crops\.png|\.job-[0-9a-f]{{32}}/[^/]+|{_LEFT}",
+    r"grids/|\.job-[0-9a-f]{32}/",
 ]
 _UNFINISHED = re.compile(r"\.([^/]+)-[a-z0-9_]{8}")  # what `storage.write` leaves of a file when it is killed
 

@@ -45,6 +45,8 @@ DUPLICATES = "duplicates.jsonl"
 FAILED = "rejected.failed.jsonl"  # the same of a job that failed for it; the data set keeps its own
 
 _DATASET = "dataset.json"
+_GRIDS = "grids"
+_PICTURE = f"{_GRIDS}/crops.png"
 _LEASE = ".lease"
 _ACCOUNT = "commit.json"  # in a job's folder: the names of all shards that it may have left in the output
 _JOB_FOLDER = re.compile(r"\.job-[0-9a-f]{32}")
@@ -123,6 +125,7 @@ def commit(
     copies: Iterable[Mapping[str, object]],
     inputs: int,
     max_rejected: float,
+    picture: bytes | None,
 ) -> Dataset:
     """Makes the job's shards the data set, unless too many inputs were refused.
 
@@ -134,6 +137,7 @@ def commit(
         copies: What is told of each image that is there twice.
         inputs: How many inputs there were, refused ones included.
         max_rejected: The share of the inputs that may be refused.
+        picture: A PNG of what was cut out, if there is one; it is written if there is room for it.
 
     Returns:
         The data set; its shards have their lasting names.
@@ -172,6 +176,7 @@ def commit(
         write(job.folder, job.folder / _ACCOUNT, json.dumps(sorted(accounted | names)).encode())
         try:
             _put_in_place(output, job, moves)
+            _show(output, job, picture)
             write(job.folder, output / REJECTED, rejected)
             told = "".join(json.dumps(each) + "\n" for each in copies)
             write(job.folder, output / DUPLICATES, told.encode())
@@ -200,6 +205,19 @@ def _put_in_place(output: AnyPath, job: Job, moves: Mapping[str, str]) -> None:
     storage.sync(output)
 
 
+def _show(output: AnyPath, job: Job, picture: bytes | None) -> None:
+    """Replaces the picture; without one, or if that fails, none is there."""
+    try:
+        if picture:
+            if isinstance(output, Path):
+                (output / _GRIDS).mkdir(exist_ok=True)
+            write(job.folder, output / _PICTURE, picture)
+            return
+    except Exception as error:
+        logger.warning("%s could not be written: %s", output / _PICTURE, error)
+    storage.delete(output / _PICTURE)
+
+
 def _replace_description(output: AnyPath, job: Job, dataset: Dataset, seen: storage.Version | None) -> None:
     path, content = output / _DATASET, encode_dataset(dataset)
     if isinstance(path, Path):
@@ -216,18 +234,23 @@ def _replace_description(output: AnyPath, job: Job, dataset: Dataset, seen: stor
 def refuse_foreign(output: AnyPath) -> None:
     """Raises `UserError` if the output holds anything that no job of ours put there."""
     try:
-        present = storage.entries(output)
+        present = [*storage.entries(output), *_pictures(output)]
     except OSError as error:
         raise UserError(f"the output {output} cannot be read: {error.strerror}") from None
     jobs = {entry.name for entry in present if entry.is_folder and _JOB_FOLDER.fullmatch(entry.name)}
-    files = {_DATASET, REJECTED, DUPLICATES, FAILED, _LEASE, f"{_LEASE}.now", *tfds.FILES}
+    files = {_DATASET, REJECTED, DUPLICATES, FAILED, _PICTURE, _LEASE, f"{_LEASE}.now", *tfds.FILES}
     files.update(_named(_described(output)), *(_account(output / name) for name in jobs))
     for name, is_folder, _ in present:
-        if name not in (jobs if is_folder else files) and not _is_made_by_content(name):
+        if name not in ({*jobs, _GRIDS} if is_folder else files) and not _is_made_by_content(name):
             raise UserError(
                 f"{output} is not empty and holds {name!r}, which no job of ours put there: name an empty "
                 "folder, or one with a data set"
             )
+
+
+def _pictures(output: AnyPath) -> list[storage.Entry]:
+    """Returns what lies in the folder of pictures, by its names below the output."""
+    return [entry._replace(name=f"{_GRIDS}/{entry.name}") for entry in storage.entries(output / _GRIDS)]
 
 
 def _is_made_by_content(name: str) -> bool:

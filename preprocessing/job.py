@@ -7,11 +7,11 @@ data. What the engine passes around is where, in the plan, each shard's inputs a
 
 While it runs, `.job-<id>` in the output folder holds the plan, the shards and a summary (counts, checksum,
 refusals) of each finished one. The driver reads the summaries to show progress and, when the engine says that
-all is done, puts the shards in place and writes `rejected.jsonl` and then `dataset.json`. A shard's bytes
-depend on the input and the options alone, so an engine may try a shard twice, or twice at once: files get
-their name when they are complete. Until `dataset.json` is written, an earlier data set there stays whole. The
-next job deletes what a killed one left, and from then on a straggler of the dead job finds its plan gone and
-can write nothing.
+all is done, puts the shards in place and writes `grids/crops.png`, `rejected.jsonl` and then `dataset.json`.
+A shard's bytes depend on the input and the options alone, so an engine may try a shard twice, or twice at
+once: files get their name when they are complete. Until `dataset.json` is written, an earlier data set there
+stays whole. The next job deletes what a killed one left, and from then on a straggler of the dead job finds
+its plan gone and can write nothing.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from rich.console import Console
 from latentfaces.common import storage
 from latentfaces.common.dataset import Dataset, make_splits
 from latentfaces.common.errors import UserError, printable
-from latentfaces.preprocessing import duplicates, engine, sources
+from latentfaces.preprocessing import crops, duplicates, engine, sources
 from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
 from latentfaces.preprocessing.faces import find_detector
 from latentfaces.preprocessing.options import PreprocessConfig
@@ -71,13 +71,14 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
         bytes_of_one = math.prod(image_shape) * (2 if config.flip else 1)
         plan = make_plan(found.splits, bytes_of_one, config.examples_per_shard)
         units = write_plan(folder, plan)
+        planned = sum(len(images) for images in found.splits.values())
         write_shard = WriteShard(
             images=found.images,
             job_folder=str(folder),
             attributes=len(found.attribute_names),
             config=config,
+            inputs=planned,
         )
-        planned = sum(len(images) for images in found.splits.values())
         inputs = planned + len(found.refused)
         refused, attribute_names = found.refused, found.attribute_names
         del found, plan  # from here on the driver's memory does not depend on the data
@@ -98,8 +99,17 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
             rejected=len(refused),
             source=printable(str(source)),
         )
+        side = config.image_size
+        title = f"inputs, each beside what was cut out of it: {side}x{side}, --crop {config.crop}"
         dataset = commit(
-            output_path, job, dataset, refused, [each._asdict() for each in copies], inputs, config.max_rejected
+            output_path,
+            job,
+            dataset,
+            refused,
+            [each._asdict() for each in copies],
+            inputs,
+            config.max_rejected,
+            crops.draw_crops(folder, [shard.name for _, shard in summaries.shards], title),
         )
     show_result(dataset, refused, inputs, time.monotonic() - started, console)
     duplicates.tell(copies)

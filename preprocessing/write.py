@@ -1,5 +1,6 @@
 """The work: one shard is read, decoded, resized and written by one worker, whatever engine has it done."""
 
+import math
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -7,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import apache_beam as beam
 import cv2
 import numpy as np
+import PIL.Image
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import ShardWriter, add_checksum, encode_example
+from latentfaces.preprocessing import crops
 from latentfaces.preprocessing.commit import draft
 from latentfaces.preprocessing.duplicates import Hashes, write_hashes
 from latentfaces.preprocessing.faces import crop_face
@@ -30,13 +33,17 @@ class WriteShard(beam.DoFn):
         job_folder: The job's folder in the output, as text: the worker may be another machine.
         attributes: How many attributes an example has, if it has any.
         config: What images become.
+        inputs: How many the whole job has; of some, what was cut out is shown.
     """
 
-    def __init__(self, images: Images, job_folder: str, attributes: int, config: PreprocessConfig) -> None:
+    def __init__(
+        self, images: Images, job_folder: str, attributes: int, config: PreprocessConfig, inputs: int
+    ) -> None:
         self._images = images
         self.job_folder = job_folder
         self._attributes = attributes
         self._config = config
+        self._inputs = inputs
         self._written = Metrics.counter("latentfaces", "images_written")
         self._refused = Metrics.counter("latentfaces", "images_refused")
 
@@ -66,7 +73,10 @@ class WriteShard(beam.DoFn):
         """Writes one shard, as `process`, unless it is told to stop; returns how many images it counts."""
         job_folder = storage.resolve(self.job_folder)
         planned = read_shard(job_folder, unit)
-        refused, hashes = [], Hashes()
+        refused: list[tuple[str, str]] = []
+        shown: list[PIL.Image.Image] = []
+        most_shown = math.ceil(crops.MOST * len(planned.images) / self._inputs)
+        hashes = Hashes()
         with draft(job_folder, planned.name) as path:
             with ShardWriter(path.open("wb", buffering=1 << 20)) as writer:
                 contents = self._images.read(image.place for image in planned.images)
@@ -74,10 +84,12 @@ class WriteShard(beam.DoFn):
                     if stop and stop.is_set():
                         raise RuntimeError(f"told to stop while writing {planned.name}")
                     try:
-                        pixels = self._pixels(content)
+                        decoded, pixels = self._pixels(content)
                     except RefusedImage as refusal:
                         refused.append((image.name, str(refusal)))
                         continue
+                    if len(shown) < most_shown:
+                        shown.append(crops.pair(decoded, pixels))
                     hashes.add(pixels)
                     labels = image.attributes(self._attributes)
                     writer.write(encode_example(pixels.tobytes(), image.name, labels))
@@ -88,21 +100,24 @@ class WriteShard(beam.DoFn):
                 raise RuntimeError(f"the job that {planned.name} belongs to is over")
             shard = writer.shard(planned.name)
             storage.publish(path, job_folder / add_checksum(shard.name, shard.sha256), lasting=False)
+        if shown:
+            crops.leave_pairs(job_folder, planned.name, shown)
         write_hashes(job_folder, planned, hashes)
         write_summary(job_folder, planned, shard, refused)
         return shard.examples, len(refused)
 
-    def _pixels(self, content: bytes | RefusedImage) -> np.ndarray:
+    def _pixels(self, content: bytes | RefusedImage) -> tuple[np.ndarray, np.ndarray]:
+        """The image that a file holds, and what is cut out of it."""
         if isinstance(content, RefusedImage):
             raise content
         config = self._config
         image = decode(content, config.channels)
         if config.crop == "faces":
-            return crop_face(image, config.image_size, config.min_size)
+            return image, crop_face(image, config.image_size, config.min_size)
         height, width, _ = image.shape
         if min(height, width) < config.min_size:
             raise RefusedImage(f"too small: {width}×{height} pixels")
-        return smart_resize(image, config.image_size)
+        return image, smart_resize(image, config.image_size)
 
 
 class WriteInThreads(beam.DoFn):

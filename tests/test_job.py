@@ -35,7 +35,9 @@ from latentfaces.preprocessing.sources import find
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
 from latentfaces.preprocessing.write import WriteShard
 
-OTHERS = {"dataset.json", "rejected.jsonl", "duplicates.jsonl", "features.json", "dataset_info.json"}
+BESIDE = {  # the shards of a data set
+    "dataset.json", "rejected.jsonl", "duplicates.jsonl", "features.json", "dataset_info.json", "grids/crops.png"
+}  # fmt: skip
 
 
 def files(folder):
@@ -93,7 +95,7 @@ def test_celeba_becomes_resized_labelled_examples(celeba, tmp_path):
 def test_dataset_json_describes_the_shards_that_are_there(reference):
     dataset = json.loads(reference["dataset.json"])
     shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
-    assert {shard["name"] for shard in shards} | OTHERS == set(reference)
+    assert {shard["name"] for shard in shards} | BESIDE == set(reference)
     for shard in shards:
         assert len(reference[shard["name"]]) == shard["bytes"]
         assert hashlib.sha256(reference[shard["name"]]).hexdigest() == shard["sha256"]
@@ -196,7 +198,7 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
     result = files(output)
     assert result["rejected.jsonl"] == failed and "rejected.failed.jsonl" not in result
     shards = {shard.name for split in read_dataset(output).splits.values() for shard in split.shards}
-    assert result.keys() == OTHERS | shards
+    assert result.keys() == BESIDE | shards
 
 
 def test_small_images_are_refused_by_name(photographs, tmp_path):
@@ -282,7 +284,13 @@ def make_foreign(folder, name):
     storage.write(folder / name, content)
 
 
-FOREIGN = ["notes.txt", "train-00000-of-00010.tfrecord", "deeper/x.tfrecord", ".job-mine/plan.jsonl"]
+FOREIGN = [
+    "notes.txt",
+    "grids/notes.txt",
+    "train-00000-of-00010.tfrecord",
+    "deeper/x.tfrecord",
+    ".job-mine/plan.jsonl",
+]
 
 
 @pytest.mark.parametrize("place", ["local", "gs"])
@@ -292,6 +300,7 @@ FOREIGN = ["notes.txt", "train-00000-of-00010.tfrecord", "deeper/x.tfrecord", ".
         *((earlier, name) for earlier in (False, True) for name in FOREIGN),
         (False, "dataset.json of another kind"),
         (False, "dataset.json/x"),
+        (False, "grids/crops.png/x"),
         (True, "damaged dataset.json"),
     ],
 )
@@ -390,9 +399,8 @@ def make_writer(source, output, before_reading=lambda: None):
     if isinstance(folder, Path):
         folder.mkdir(parents=True)
     units = write_plan(folder, make_plan(found.splits, 16 * 16 * 3, 10))
-    writer = WriteShard(
-        Interrupted(found.images, before_reading), str(folder), 40, PreprocessConfig(image_size=16)
-    )
+    images, config = Interrupted(found.images, before_reading), PreprocessConfig(image_size=16)
+    writer = WriteShard(images, str(folder), 40, config, 120)
     writer.setup()
     return writer, units, folder
 
@@ -408,7 +416,7 @@ def test_a_retried_shard_is_the_same_and_leaves_nothing_behind(celeba, tmp_path,
             planned = shard_name(split, index, len(content["shards"]))
             expected[add_checksum(planned, shard["sha256"])] = reference[shard["name"]]
     assert written == expected
-    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".hashes", ".tfrecord"}
+    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".hashes", ".png", ".tfrecord"}
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -425,7 +433,9 @@ def test_a_straggler_of_a_dead_job_cannot_write(celeba, tmp_path, bucket):
     assert files("gs://bucket/set") == {}
 
 
-@pytest.mark.parametrize("late", [0, 1])  # when it publishes the shard, or the shard's summary
+@pytest.mark.parametrize(
+    "late", [0, 1, 2]
+)  # when it publishes the shard, what it shows of it, or its summary
 def test_a_sweep_leaves_a_straggler_nothing_to_publish(celeba, tmp_path, monkeypatch, late):
     writer, units, _ = make_writer(celeba, tmp_path / "set")
     publish, times = storage.publish, itertools.count()

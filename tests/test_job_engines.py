@@ -194,7 +194,9 @@ def test_remote_runners_take_the_documented_options(runner):
 def test_the_pipeline_is_small_and_a_fresh_worker_can_load_its_code(tmp_path, images):
     units = [(number * 1000, 1000) for number in range(2000)]  # a plan for five million images
     pipeline = beam.Pipeline(options=PipelineOptions([]))
-    _ = pipeline | WriteShards(units, WriteShard(images, "gs://bucket/set/.job-x", 40, PreprocessConfig()))
+    _ = pipeline | WriteShards(
+        units, WriteShard(images, "gs://bucket/set/.job-x", 40, PreprocessConfig(), 5_000_000)
+    )
     serialized = pipeline.to_runner_api().SerializeToString()
     assert len(serialized) < 100_000
     (tmp_path / "pipeline").write_bytes(serialized)

@@ -63,7 +63,8 @@ def make_dataset(root, fingerprint):
     sha256 = "0123456789abcdef" * 4
     splits = make_splits([("train", Shard(shard_name("train", 0, 1), 1, 100, sha256))])
     splits["train"] = name_by_content("train", splits["train"])
-    shard, others = splits["train"].shards[0].name, ("rejected.jsonl", "duplicates.jsonl", *tfds.FILES)
+    shard = splits["train"].shards[0].name
+    others = ("rejected.jsonl", "duplicates.jsonl", "grids/crops.png", *tfds.FILES)
     for name in (shard, *others, ".lease", f".job-{A}/plan.json"):
         storage.write(folder / name, b"of a data set")
     write_dataset(folder, Dataset((2, 3, 1), (), splits, 0, "faces"))
