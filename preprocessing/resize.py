@@ -102,6 +102,8 @@ def _decode_with_pillow(data: bytes, channels: int) -> np.ndarray:
     except RefusedImage:
         raise
     except UnidentifiedImageError:
+        if untrusted.is_heif(data) and "HEIF" not in untrusted.FORMATS:
+            raise RefusedImage('HEIC is not read: pip install "latentfaces[heic]"') from None
         if name := untrusted.unread_format(data):
             raise RefusedImage(f"format {name} is not read: convert the image to JPEG or PNG") from None
         raise RefusedImage(f"not an image: neither {' nor '.join(untrusted.FORMATS)}") from None

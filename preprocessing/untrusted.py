@@ -5,9 +5,14 @@ or copied again and again: 400 KB took 4 GiB, 8 MB an hour. What is refused here
 left out says nothing of the pixels.
 """
 
+import contextlib
+import functools
+import io
+import math
 import re
 import struct
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -24,6 +29,12 @@ FORMATS = tuple(
     for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
     if name not in ("WEBP", "AVIF") or features.check(name.lower())
 )
+with contextlib.suppress(ImportError):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+    FORMATS += ("HEIF",)
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _MAX_EXTRAS = 1 << 20  # bytes of what a file says beside its pixels, where reading more could take long
 _MAX_SEGMENTS = 10_000  # of a JPEG, scans included
@@ -45,11 +56,14 @@ def check_size(width: int, height: int) -> None:
         raise RefusedImage(f"too many pixels: {width}×{height}, more than {MAX_PIXELS:,}")
 
 
+def is_heif(data: bytes) -> bool:
+    """Whether a file begins as those of telephones that are neither JPEG nor AVIF."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
 def unread_format(data: bytes) -> str:
     """The name of a format that is known but not read, or ""."""
-    # Pillow does not know what telephones make, and the others not by how they begin.
-    signs = (
-        (data[4:11], b"ftyphei", "HEIC"),
+    signs = (  # which Pillow does not know by how they begin
         (data[:1], b"\x1c", "IPTC"),
         (data[-18:-2], b"TRUEVISION-XFILE", "TGA"),
     )
@@ -132,6 +146,8 @@ def defused(data: bytes) -> bytes:
         return _gif_without_comments(data)
     if data.startswith((b"P1", b"P2", b"P3")) and data.count(b"#") > _MAX_COMMENTS:
         raise RefusedImage(f"implausible PNM: more than {_MAX_COMMENTS:,} comments")
+    if is_heif(data):
+        _check_heif(data)
     if data.startswith(b"\xff\xd8"):
         header = jpeg_layout(data).header
         if data.count(b"Exif\0\0", 0, header) << 16 > _MAX_EXTRAS:  # a segment has up to 64 KiB
@@ -195,6 +211,102 @@ def _gif_without_comments(data: bytes) -> bytes:
         position = end
     shorter = b"".join((*pieces, data[start:]))
     return shorter if len(data) - len(shorter) > _MAX_EXTRAS else data
+
+
+def _check_heif(data: bytes) -> None:
+    """Checks how much is read of a HEIF file, and decoded for an image: that can be made of others, they too.
+
+    None has more pixels than its "ispe" says: libheif sees to that.
+    """
+    about, areas = 0, dict[int, int]()
+    parts: defaultdict[int, list[int]] = defaultdict(list)
+    for meta in _boxes_of(b"meta", memoryview(data)):
+        about += len(meta)
+        if about > _MAX_EXTRAS:
+            raise RefusedImage(f"implausible HEIF: more than {_MAX_EXTRAS:,} bytes about its images")
+        for places in _boxes_of(b"iloc", meta[4:]):
+            _check_heif_places(places, len(data))
+        for properties in _boxes_of(b"iprp", meta[4:]):
+            for item, area in _heif_areas(properties):
+                areas[item] = max(area, areas.get(item, 0))
+        for references in _boxes_of(b"iref", meta[4:]):
+            number = "I" if references[0] else "H"
+            for made in _boxes_of(b"dimg", references[4:]):
+                item, count = struct.unpack_from(f">{number}H", made)
+                parts[item] += struct.unpack_from(f">{count}{number}", made, struct.calcsize(f">{number}H"))
+
+    @functools.cache
+    def decoded(item: int, depth: int = 0) -> float:
+        """Pixels that are decoded for an image, and its own."""
+        if depth > 3:
+            return math.inf
+        return areas.get(item, MAX_PIXELS) + sum(decoded(part, depth + 1) for part in parts.get(item, []))
+
+    if not areas:
+        raise RefusedImage("damaged image: it tells no size")
+    # A telephone's image is made of tiles, and its tone map of the image and another one.
+    if max(map(decoded, [*areas, *parts])) > 5 * MAX_PIXELS:
+        raise RefusedImage("implausible HEIF: an image made of more others than it can show")
+
+
+def _boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """The kind and the content of each box in a part of a HEIF file."""
+    start = 0
+    for _ in range(_MAX_EXTRAS):
+        if start + 8 > len(content):
+            return
+        size, kind = struct.unpack_from(">I4s", content, start)
+        head = 8
+        if size == 1:
+            (size,), head = struct.unpack_from(">Q", content, start + 8), 16
+        end = start + max(size, head) if size else len(content)  # 0 for all there is
+        yield kind, content[start + head : end]
+        start = end
+    raise RefusedImage(f"implausible HEIF: more than {_MAX_EXTRAS:,} boxes")
+
+
+def _boxes_of(wanted: bytes, content: memoryview) -> Iterator[memoryview]:
+    return (box for kind, box in _boxes(content) if kind == wanted)
+
+
+def _check_heif_places(places: memoryview, size: int) -> None:
+    """Checks that a HEIF file's parts do not lie on one another again and again: each is read."""
+    file, total = io.BytesIO(places), 0
+
+    def number(length: int) -> int:
+        content = file.read(length)
+        if len(content) < length:
+            raise EOFError("truncated")
+        return int.from_bytes(content)
+
+    version, _, lengths = number(1), number(3), number(2)
+    of_offset, of_length, of_base, of_index = (lengths >> shift & 15 for shift in (12, 8, 4, 0))
+    of_number, of_method = (4 if version == 2 else 2), (2 if version else 0)
+    for _ in range(number(of_number)):
+        number(of_number + of_method + 2 + of_base)
+        for _ in range(number(2)):
+            number((of_index if version else 0) + of_offset)
+            total += number(of_length) or size  # 0 for all there is
+            if total > 2 * size:
+                raise RefusedImage("implausible HEIF: its parts are longer than the file")
+
+
+def _heif_areas(properties: memoryview) -> Iterator[tuple[int, int]]:
+    """The area of each image, by its number."""
+    sizes = []
+    for listed in _boxes_of(b"ipco", properties):
+        for kind, box in _boxes(listed):
+            sizes.append(math.prod(struct.unpack_from(">4xII", box)) if kind == b"ispe" else 0)
+    for associations in _boxes_of(b"ipma", properties):
+        file = io.BytesIO(associations)
+        version, flags, items = struct.unpack(">B2xBI", file.read(8))
+        bits = 15 if flags & 1 else 7
+        for _ in range(items):
+            item, count = struct.unpack(">IB" if version else ">HB", file.read(5 if version else 3))
+            for _ in range(count):
+                place = int.from_bytes(file.read((bits + 1) // 8)) & (1 << bits) - 1
+                if 0 < place <= len(sizes) and sizes[place - 1]:
+                    yield item, sizes[place - 1]
 
 
 def check_opened(image: ImageFile.ImageFile) -> None:

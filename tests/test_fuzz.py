@@ -34,6 +34,7 @@ FORMATS = {
     "TIFF": {"compression": "tiff_lzw"},
     "PPM": {},
     "AVIF": {},
+    "HEIF": {},
 }
 REFUSED_FORMATS = {
     "TGA": {"compression": "tga_rle"},

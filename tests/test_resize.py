@@ -60,9 +60,12 @@ def test_fast_jpeg_decoding_has_pillows_pixels():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_rotation_by_exif_is_undone(orientation):
-    upright = np.zeros((16, 32, 3), np.uint8)
-    upright[:8, :8] = 255  # a white corner tells the eight cases apart
+@pytest.mark.parametrize(
+    "format, options", [("JPEG", {"quality": 100, "subsampling": 0}), ("HEIF", {"quality": -1})]
+)
+def test_rotation_by_exif_is_undone(orientation, format, options):
+    upright = np.zeros((64, 128, 3), np.uint8)
+    upright[:32, :32] = 255  # a white corner tells the eight cases apart
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -75,10 +78,8 @@ def test_rotation_by_exif_is_undone(orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(
-        Image.fromarray(np.ascontiguousarray(stored)), "JPEG", quality=100, subsampling=0, exif=exif
-    )
-    result = decode(data, 3)
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    result = decode(encoded(image, format, exif=exif.tobytes(), **options), 3)
     assert result.shape == upright.shape
     assert np.abs(result.astype(int) - upright).max() < 10
 
@@ -92,6 +93,7 @@ def pictures():
     yield "tiff", encoded(solid, "TIFF"), (200, 100, 50), 0
     yield "webp", encoded(solid, "WEBP", lossless=True), (200, 100, 50), 0
     yield "avif", encoded(solid, "AVIF", quality=100), (200, 100, 50), 2
+    yield "heic", encoded(solid.resize((64, 48)), "HEIF", quality=100), (200, 100, 50), 3
     yield "jpeg-progressive", encoded(solid, "JPEG", progressive=True, quality=95), (200, 100, 50), 3
     yield "jpeg-cmyk", encoded(solid.convert("CMYK"), "JPEG", quality=95), (200, 100, 50), 4
     yield "tiff-cmyk", encoded(solid.convert("CMYK"), "TIFF"), (200, 100, 50), 0
@@ -182,8 +184,8 @@ def colourful_pictures():
     exif = Image.Exif()
     for orientation in range(1, 9):
         exif[0x0112] = orientation
-        for name in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
-            yield f"{name.lower()}-{orientation}", encoded(picture, name, exif=exif)
+        for name in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"):
+            yield f"{name.lower()}-{orientation}", encoded(picture, name, exif=exif.tobytes())
 
 
 @pytest.mark.parametrize("data", [pytest.param(data, id=id) for id, data in colourful_pictures()])

@@ -118,12 +118,13 @@ def test_memory_is_bounded_by_the_pixels_whatever_they_are(tmp_path):
         "clear.gif": encoded(Image.new("P", (side, side), 3), "GIF", transparency=3),
         "turned.jpeg": encoded(colour, "JPEG", exif=exif),
         "cmyk.jpeg": encoded(colour.convert("CMYK"), "JPEG"),
+        "colour.heic": encoded(colour, "HEIF"),
     }.items():
         assert len(content) < 1 << 20
         (tmp_path / name).write_bytes(content)
     peaks = json.loads(in_a_process(f"import test_untrusted; test_untrusted.measure({str(tmp_path)!r})"))
     # Pillow's 4 bytes a pixel, 3 of the result, and a strip in any form.
-    assert len(peaks) == 7 and max(peaks.values()) < 7 * side**2 + (48 << 20), peaks
+    assert len(peaks) == 8 and max(peaks.values()) < 7 * side**2 + (48 << 20), peaks
 
 
 def test_photographs_of_a_hundred_megapixels_are_read_and_no_more():
@@ -194,12 +195,72 @@ def test_large_jpegs_may_have_fewer_scans():
         *((name, encoded(PHOTOGRAPH, name)) for name in ("ICO", "JPEG2000", "PCX", "SGI", "DDS", "TGA")),
         ("EPS", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         ("PSD", b"8BPS\0\1"),
-        ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
     ],
 )  # fmt: skip
 def test_other_formats_are_refused_by_name(name, data):
     with pytest.raises(RefusedImage, match=f"^format {name} is not read: convert the image to JPEG or PNG$"):
         decode(data, 3)
+
+
+def box(kind, *contents):
+    content = b"".join(contents)
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def heif(parts, side=64, times=1, kind=b"heic"):
+    """A HEIF file whose images 1, 2 … have a side; `parts` tells of what images one is made."""
+    count = len(parts) + 1
+    sizes = box(b"ipco", box(b"ispe", struct.pack(">III", 0, side, side)))
+    whose = b"".join(struct.pack(">HBB", item, 1, 1) for item in range(1, count + 1))
+    properties = box(b"iprp", sizes, box(b"ipma", struct.pack(">II", 0, count), whose))
+    made = [
+        box(b"dimg", struct.pack(f">HH{len(of) * times}H", item, len(of) * times, *(of * times)))
+        for item, of in parts.items()
+    ]
+    return box(b"ftyp", kind, bytes(4)) + box(b"meta", bytes(4), properties, box(b"iref", bytes(4), *made))
+
+
+OVERLAPPING = box(b"iloc", struct.pack(">IHH", 0, 0x4400, 9), struct.pack(">HHHII", 1, 0, 1, 0, 99) * 9)
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (heif({1: [2]}, times=60_000, side=512), "made of more others"),
+        (heif({1: [2], 2: [3]}, times=1000), "made of more others"),
+        (heif({1: [2], 2: [1]}), "made of more others"),
+        (heif({}, side=30_000), "made of more others"),
+        (heif({1: [2]}, times=3_000, kind=b"mif1", side=512), "made of more others"),
+        (heif({}) + box(b"meta", bytes(1 + (1 << 20))), "more than 1,048,576 bytes about its images"),
+        (heif({}) + box(b"free") * (1 << 20), "more than 1,048,576 boxes"),
+        (heif({}) + box(b"meta", bytes(4), OVERLAPPING), "its parts are longer than the file"),
+        (box(b"ftyp", b"heic", bytes(4)) + box(b"meta", bytes(4)), "tells no size"),
+        (heif({})[:-1] + b"\xff", "not an image"),
+    ],
+)  # fmt: skip
+def test_a_heif_file_is_not_read_again_and_again(data, reason):
+    with pytest.raises(RefusedImage, match=reason):
+        decode(data, 3)
+
+
+def test_a_heif_image_of_other_pixels_than_it_says_is_refused_before_they_are_decoded():
+    data = encoded(Image.new("RGB", (3000, 3000)), "HEIF")
+    assert decode(data, 3).shape == (3000, 3000, 3)
+    with pytest.raises(RefusedImage, match="exceeds the maximum image size"):
+        decode(data.replace(struct.pack(">II", 3000, 3000), struct.pack(">II", 64, 64)), 3)
+    with pytest.raises(RefusedImage, match="more others than it can show|too many pixels"):
+        decode(data.replace(struct.pack(">II", 3000, 3000), struct.pack(">II", 30_000, 3_500)), 3)
+
+
+def test_without_its_package_heic_is_refused_with_what_to_install():
+    data = encoded(PHOTOGRAPH, "HEIF")
+    reason = in_a_process(
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from latentfaces.preprocessing.resize import RefusedImage, decode\n"
+        f"try: decode({data!r}, 3)\n"
+        "except RefusedImage as refusal: print(refusal)"
+    )
+    assert reason == 'HEIC is not read: pip install "latentfaces[heic]"\n'
 
 
 def test_a_multi_picture_file_is_a_jpeg():
