@@ -20,7 +20,7 @@ from latentfaces.preprocessing.options import PreprocessConfig
 _VERSION = 1  # to be raised when the same files become other bytes
 _PLACES = {"attributes", "partition", "beam_options"}  # options that don't change what the data set holds
 # Options that came later: at their defaults, what earlier versions made is what they make
-_NEWER = {"crop", "min_size", "flip"}
+_NEWER = {"crop", "min_size", "flip", "drop_duplicates"}
 
 
 def fingerprint(source: str, config: PreprocessConfig) -> str:

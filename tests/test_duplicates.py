@@ -161,6 +161,14 @@ def test_copies_are_listed_and_left_out_if_asked(with_copies, tmp_path, request,
         assert files(again) == files(output)
 
 
+def test_a_copy_is_left_out_with_its_mirror_image(with_copies, tmp_path):
+    folder, copies = with_copies
+    run(str(folder), str(tmp_path / "set"), image_size=32, drop_duplicates=True, flip=True)
+    names = {name for name in (path.name for path in folder.iterdir()) if name not in expected_of(copies)}
+    flipped = {f"{name}#flipped" for name in names if hash_split(name) == "train"}
+    assert {name for split in ORDER for _, name, _ in examples(tmp_path / "set", split)} == names | flipped
+
+
 def test_refused_images_between_do_not_shift_what_is_told(with_copies, tmp_path):
     folder, copies = with_copies
     source = tmp_path / "source"

@@ -36,8 +36,13 @@ from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
 from latentfaces.preprocessing.write import WriteShard
 
 BESIDE = {  # the shards of a data set
-    "dataset.json", "rejected.jsonl", "duplicates.jsonl", "features.json", "dataset_info.json", "grids/crops.png"
-}  # fmt: skip
+    "dataset.json",
+    "dataset_info.json",
+    "duplicates.jsonl",
+    "features.json",
+    "grids/crops.png",
+    "rejected.jsonl",
+}
 
 
 def files(folder):
