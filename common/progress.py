@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -15,6 +16,14 @@ from rich.progress import Progress as Bar
 logger = logging.getLogger(__name__)
 
 
+def standard_error() -> Console:
+    """Returns the console that standard error is: a terminal if it is one, whatever `FORCE_COLOR` says.
+
+    Notebooks and build servers set that; a bar in what they keep would be thousands of lines.
+    """
+    return Console(stderr=True, force_terminal=sys.stderr.isatty())
+
+
 class Progress:
     """Shows how far some work is, how fast it goes and how long it will take; a context manager.
 
@@ -24,7 +33,7 @@ class Progress:
         unit: of what, in the plural.
         done: how much was done before.
         seconds: between two lines in a log.
-        console: where the bar is shown; by default standard error.
+        console: where the bar is shown; by default `standard_error()`.
     """
 
     def __init__(
@@ -37,7 +46,7 @@ class Progress:
         seconds: float = 10.0,
         console: Console | None = None,
     ) -> None:
-        console = console or Console(stderr=True)
+        console = console or standard_error()
         self._what, self._total, self._unit, self._first, self._seconds = what, total, unit, done, seconds
         self._bar = Bar(
             TextColumn(what),

@@ -149,7 +149,7 @@ def run_pipeline(
         if not dask.npartitions and not dask.partition_size:
             dask.npartitions = len(units)  # Dask would put up to 128 shards into one task
     console.print(f"preprocess: {len(units)} shards on Beam's {runner}{workers}")
-    with _quiet_beam(logging.WARNING), _shared_interpreter():
+    with _quiet_beam(logging.WARNING), _shared_interpreter(), _not_interactive():
         pipeline = beam.Pipeline(options=options)
         _ = pipeline | WriteShards(units, write_shard, threads)
         try:
@@ -188,6 +188,17 @@ def _quiet_beam(level: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _not_interactive() -> Iterator[None]:
+    """Keeps Beam from importing its interactive runner in a notebook: that needs pandas, older than 3."""
+    module: Any = beam.pipeline
+    alter_label, module.alter_label_if_ipython = module.alter_label_if_ipython, lambda *_: None
+    try:
+        yield
+    finally:
+        module.alter_label_if_ipython = alter_label
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from rich.console import Console
 from latentfaces.common import storage
 from latentfaces.common.dataset import Dataset, make_splits
 from latentfaces.common.errors import UserError, printable
+from latentfaces.common.progress import standard_error
 from latentfaces.preprocessing import crops, duplicates, engine, sources
 from latentfaces.preprocessing.commit import commit, new_job, refuse_foreign
 from latentfaces.preprocessing.faces import find_detector
@@ -54,7 +55,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
         RunError: Another process took this one for dead, or committed at the same time.
     """
     config = PreprocessConfig(**options)
-    console = console or Console(stderr=True)
+    console = console or standard_error()
     source_path, output_path = storage.resolve(source), storage.resolve(output)
     if storage.contains(source_path, output_path):
         raise UserError(f"the output {output} lies in the source {source}: write it to another folder")

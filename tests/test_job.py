@@ -253,6 +253,13 @@ def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
             assert words in text
 
 
+def test_what_is_no_terminal_gets_no_bar_and_no_colours(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks and build servers do
+    run(str(photographs), str(tmp_path / "set"), image_size=16, max_rejected=0.5)
+    shown = capsys.readouterr().err
+    assert "14 inputs in" in shown and "\x1b" not in shown
+
+
 @pytest.mark.parametrize("place", ["local", "gs"])
 def test_an_earlier_data_set_and_leftovers_of_killed_jobs_are_replaced(
     celeba, photographs, tmp_path, request, reference, place
