@@ -85,7 +85,7 @@ def match(hashes: np.ndarray) -> Iterator[tuple[int, int, bool]]:
     """Finds the images that are there twice.
 
     Args:
-        hashes: [N] of `perceptual_hash`; of copies the first one counts.
+        hashes: [N], as `Hashes` has them; of copies the first one counts.
 
     Yields:
         Of each image that an earlier one equals: its index, that one's, and whether they are exactly the
@@ -94,38 +94,38 @@ def match(hashes: np.ndarray) -> Iterator[tuple[int, int, bool]]:
     _, first, group = np.unique(hashes["pixels"], return_index=True, return_inverse=True)
     same = first[group]
     distinct = np.flatnonzero(same == np.arange(len(hashes)))
-    near: dict[int, int] = {}
-    for index, others in sorted(_near(hashes[distinct]).items()):
-        if kept := [other for other in others if other not in near]:
-            near[index] = min(kept)
-    near = {int(distinct[index]): int(distinct[other]) for index, other in near.items()}
+    near = {int(distinct[index]): int(distinct[other]) for index, other in _near(hashes[distinct]).items()}
     for index, other in enumerate(same.tolist()):
         if index != other or index in near:
             yield index, near.get(other, other), other not in near
 
 
-def _near(hashes: np.ndarray) -> dict[int, list[int]]:
-    """Returns for each image the earlier ones that are nearly the same, where there are any."""
+def _near(hashes: np.ndarray) -> dict[int, int]:
+    """Returns for each image that nearly equals earlier ones the first of these that is itself no copy."""
     if len(hashes) < 2:
         return {}
     grey = hashes["grey"].astype(np.float32)
     grey -= grey.mean(1, keepdims=True)
     grey /= np.maximum(np.linalg.norm(grey, axis=1, keepdims=True), _LEAST_CONTRAST * _SIDE)
     points = np.hstack([grey, hashes["colour"].astype(np.float32) / 255])
-    # In a projection what is near stays near, and a tree of few dimensions is fast.
+    # In a projection what is near stays near, up to rounding, and a tree of few dimensions is fast.
     centred = points - points.mean(0)
     _, components = np.linalg.eigh(centred.T @ centred)
     tree = cKDTree(centred @ components[:, -_DIMENSIONS:])
-    if tree.count_neighbors(tree, _NEAR) > 2 * _MOST_PAIRS:
+    radius = 1.01 * _NEAR
+    if tree.count_neighbors(tree, radius) > 2 * _MOST_PAIRS:
         logger.warning("too many images look alike: only those with the same pixels are told")
         return {}
-    earlier = defaultdict(list)
-    candidates = tree.query_pairs(_NEAR, output_type="ndarray")
-    for pairs in np.array_split(candidates, len(candidates) // 100_000 + 1):
-        is_near = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) <= _NEAR
-        for other, index in pairs[is_near].tolist():
-            earlier[index].append(other)
-    return earlier
+    pairs = tree.query_pairs(radius, output_type="ndarray")
+    pairs = pairs[np.lexsort(pairs.T[::-1])]  # by the earlier image: whether that is a copy is then known
+    is_copy, copies = np.zeros(len(points), bool), dict[int, int]()
+    for part in np.array_split(pairs, len(pairs) // 100_000 + 1):
+        part = part[~is_copy[part].any(1)]
+        is_near = np.linalg.norm(points[part[:, 0]] - points[part[:, 1]], axis=1) <= _NEAR
+        for other, index in part[is_near].tolist():
+            if not is_copy[other] and not is_copy[index]:
+                is_copy[index], copies[index] = True, other
+    return copies
 
 
 def write_hashes(job_folder: AnyPath, planned: PlannedShard, hashes: Hashes) -> None:
@@ -204,6 +204,7 @@ def _leave_out(job_folder: AnyPath, shard: Shard, positions: set[int], images: i
                         writer.write(record)
             smaller = writer.shard(shard.name)
             storage.publish(path, job_folder / add_checksum(smaller.name, smaller.sha256))
+    storage.delete(job_folder / add_checksum(shard.name, shard.sha256))  # its space may be needed
     return smaller
 
 

@@ -83,6 +83,15 @@ def test_flat_images_are_copies_only_of_the_same_colour():
         assert list(match(hashes.array())) == expected
 
 
+def test_many_that_look_alike_are_all_told_of_the_first():
+    noise, hashes = np.random.default_rng(0), Hashes()
+    one = noise.integers(50, 200, (8, 8, 3))
+    images = [(one + noise.integers(0, 2, one.shape)).astype(np.uint8) for _ in range(500)]
+    for image in images:  # more pairs than are looked at at a time
+        hashes.add(image)
+    assert list(match(hashes.array())) == [(index, 0, False) for index in range(1, 500)]
+
+
 def test_where_nearly_all_look_alike_only_the_same_pixels_are_told(monkeypatch):
     monkeypatch.setattr(duplicates, "_MOST_PAIRS", 100)
     noise, hashes = np.random.default_rng(0), Hashes()
