@@ -37,7 +37,7 @@ def describe(dataset: Dataset) -> dict[str, bytes]:
             "shardLengths": [str(shard.examples) for shard in split.shards],
         }
         for name, split in dataset.splits.items()
-        if split.shards
+        if split.examples
     ]
     info = {
         "name": "latentfaces",

@@ -13,6 +13,7 @@ from conftest import photograph
 from latentfaces.common.dataset import read_dataset
 from latentfaces.common.examples import load_split
 from latentfaces.preprocessing.job import run
+from latentfaces.preprocessing.sources.split import hash_split
 
 PAGE = Path(__file__).parent.parent / "docs" / "reading.md"
 EXAMPLES = dict(re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
@@ -62,6 +63,19 @@ def test_tensorflow_datasets_opens_one_without_labels_or_a_split(without_labels)
     read = {each["filename"].decode(): each for each in tfds.as_numpy(builder.as_dataset(split="train"))}
     assert list(read) == names and all(set(each) == {"filename", "image"} for each in read.values())
     np.testing.assert_array_equal([each["image"] for each in read.values()], images)
+
+
+def test_a_split_of_which_nothing_is_left_is_none(tmp_path):
+    source = tmp_path / "photographs"
+    source.mkdir()
+    for number in range(30):
+        image = photograph(0 if hash_split(f"{number}.png") == "valid" else number, 9, 12)
+        cv2.imwrite(str(source / f"{number}.png"), image)
+    (test,) = [name for name in map("copy{}.png".format, range(9)) if hash_split(name) == "test"][:1]
+    cv2.imwrite(str(source / test), photograph(0, 9, 12))
+    dataset = run(str(source), str(tmp_path / "set"), image_size=8, drop_duplicates=True)
+    assert dataset.splits["valid"].shards and not dataset.splits["valid"].examples
+    assert set(tfds.builder_from_directory(tmp_path / "set").info.splits) == {"train", "test"}
 
 
 def test_the_package_tfrecord_reads_it(dataset):
