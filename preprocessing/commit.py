@@ -154,6 +154,8 @@ def commit(
         write(job.folder, output / FAILED, rejected)
         name, reason = min(refused, default=("", ""))
         first = f" ({printable(name)}: {reason}{', …' if len(refused) > 1 else ''})" if refused else ""
+        if not written:
+            raise UserError(f"all {inputs:,} inputs were refused{first}: mend what {output / FAILED} lists")
         raise UserError(
             f"{len(refused):,} of {inputs:,} inputs were refused{first}, more than --max-rejected "
             f"{max_rejected:g} allows: mend or remove what {output / FAILED} lists, or allow more "

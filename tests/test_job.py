@@ -206,6 +206,13 @@ def test_too_many_refusals_fail_the_job_after_the_list_is_written(
     assert result.keys() == BESIDE | shards
 
 
+def test_where_all_are_refused_no_share_is_said_to_be_too_small(photographs, tmp_path):
+    with pytest.raises(
+        UserError, match=r"^all 14 inputs were refused \(.*: .*, …\): mend what .*failed.jsonl"
+    ):
+        run(str(photographs), str(tmp_path / "set"), min_size=1000, max_rejected=1)
+
+
 def test_small_images_are_refused_by_name(photographs, tmp_path):
     for size, names in ((42, {"0.jpg", "1.jpg"}), (0, set())):
         run(str(photographs), str(tmp_path / "set"), image_size=16, min_size=size, max_rejected=0.5)
