@@ -4,8 +4,9 @@ It is taken from a listing, and no image is read: from the images' names below t
 in a bucket, their CRC-32C, on a file system the nanosecond in which each was written; likewise of an
 archive, and of the files with labels and partition. Where the source lies, the order of its files and the
 time of their last `chmod` or `mv` (ctime) don't count, so that a copy that keeps the times (`cp -a`,
-`rsync -a`) is the same. What is not noticed is a file that is written anew with the same size and is given
-its old time back.
+`rsync -a`) is the same. Once HEIC can be read, a folder with such files is another. What is not noticed is a
+file that is written anew with the same size and is given its old time back, and that HEIC in an archive can
+now be read.
 """
 
 import dataclasses

@@ -96,6 +96,7 @@ def test_options_count_where_they_change_the_data_set(faces, tmp_path):
         {"crop": "faces"},
         {"min_size": 64},
         {"flip": True},
+        {"drop_duplicates": True},
         {"examples_per_shard": 10},
     ):
         assert fingerprint(faces, **options) not in seen
@@ -107,6 +108,19 @@ def test_options_count_where_they_change_the_data_set(faces, tmp_path):
         assert fingerprint(faces, **{option: str(tmp_path / "lists" / name)}) in seen
         (tmp_path / "lists" / name).write_text("other labels")
         assert fingerprint(faces, **{option: str(tmp_path / "lists" / name)}) not in seen
+
+
+def test_what_was_refused_for_want_of_heic_is_made_anew_once_it_is_read(faces, monkeypatch):
+    seen = set()
+    for name in (None, "3.HEIC", "4.heif"):
+        if name:
+            (faces / "img_align_celeba" / name).write_text("a telephone's")
+        found = set()
+        for formats in (("JPEG",), ("JPEG", "HEIF")):
+            monkeypatch.setattr(module.sources, "FORMATS", formats)
+            found.add(fingerprint(faces))
+        assert len(found) == (2 if name else 1) and not found & seen
+        seen |= found
 
 
 def test_what_earlier_versions_made_is_found_again(monkeypatch):

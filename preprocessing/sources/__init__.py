@@ -34,6 +34,7 @@ from latentfaces.preprocessing.sources.parquet import Parquet
 from latentfaces.preprocessing.sources.split import hash_split, name_digest
 from latentfaces.preprocessing.sources.tar import Tar
 from latentfaces.preprocessing.sources.zip import Zip
+from latentfaces.preprocessing.untrusted import FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,8 @@ def find(source: str, attributes: str = "", partition: str = "", labels: str = "
     try:
         entries = [(name, place) for name, place in images.entries() if is_input(name)]
     except OSError as error:
-        raise UserError(f"{shown} cannot be read: {error.strerror}") from None
+        unread = printable(str(error.filename or location))
+        raise UserError(f"{unread} cannot be read: {error.strerror}") from None
     is_folder = isinstance(images, Folder)
     inside = {} if is_folder else dict(entries)
     prefix = celeba.images_folder(inside)
@@ -215,7 +217,8 @@ def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
         partition: Partition file, likewise.
 
     Returns:
-        The sorted stamps of the images, and the stamps of the label and the partition file.
+        The sorted stamps of the images, and the stamps of the label and the partition file; where there are
+        images that only a package reads, that it is installed.
 
     Raises:
         UserError: The source is missing or cannot be read.
@@ -228,7 +231,8 @@ def stamps(source: str, attributes: str = "", partition: str = "") -> list[Any]:
     for named, usual in ((attributes, celeba.ATTRIBUTE_FILES), (partition, celeba.PARTITION_FILES)):
         file = celeba.find_list(named, usual, folders)
         lists.append([file.name, *storage.stamp(file)[:2]] if file else None)
-    return [found, *lists]
+    has_heif = "HEIF" in FORMATS and any(name.lower().endswith((".heic", ".heif")) for name, _ in found)
+    return [found, *lists, *["HEIF"] * has_heif]
 
 
 def _locate(source: str) -> tuple[AnyPath, Images, list[AnyPath]]:
