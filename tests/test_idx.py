@@ -118,6 +118,15 @@ def test_what_is_no_such_folder_is_told_in_a_sentence(digits, name, content, wor
         find(str(digits))
 
 
+def test_the_folder_above_is_told_to_go_below(digits, tmp_path):
+    (above := tmp_path / "above").mkdir()
+    digits.rename(above / "raw")
+    with pytest.raises(
+        UserError, match="above cannot be used, it has no file train-.*: .*, or name the folder"
+    ):
+        find(str(above))
+
+
 def test_a_bomb_is_not_inflated(digits, monkeypatch):
     monkeypatch.setattr(idx, "MAX_FILE_BYTES", 1 << 20)
     (digits / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(50 << 20)))

@@ -97,6 +97,14 @@ def test_a_folder_of_tars_is_their_union_and_one_with_other_files_is_none(tmp_pa
     assert read_all(folder).keys() == {"README.md", "face.jpg", "train-000000.tar", "train-000001.tgz"}
 
 
+def test_the_tar_that_is_missing_is_named(tmp_path):
+    (folder := tmp_path / "tars").mkdir()
+    tar_of(folder / "a.tar", {"a.jpg": b"a"})
+    (folder / "b.tar").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="tars/b.tar cannot be read: No such file or directory"):
+        find(str(folder))
+
+
 def test_the_fingerprint_is_of_each_tar_by_its_name_in_a_folder(tmp_path):
     def of(path):
         return fingerprint(str(path), PreprocessConfig())

@@ -26,7 +26,7 @@ class Idx(Arrays):
         part: (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
         for part, prefix in (("train", "train"), ("test", "t10k"))
     }
-    advice = "download it again"
+    advice = "download it again, or name the folder that its files are in"
 
     def stamps(self) -> Iterator[tuple[str, Any]]:
         """One for each file."""
