@@ -63,7 +63,7 @@ class Dataset:
     Attributes:
         image_shape: Height, width, channels.
         attribute_names: The names of the 0/1 attributes of every example; empty where there are none.
-        splits: `train`, `valid` and `test`; one without examples has no shards.
+        splits: `train`, `valid` and `test`; each may be without examples, or even shards.
         rejected: How many inputs were refused; `rejected.jsonl` names them.
         source: What the data set was made from, as it was named.
         version: Of this format.
