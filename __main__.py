@@ -1,5 +1,15 @@
-"""`python -m latentfaces`: the command line."""
+"""`latentfaces`, or `python -m latentfaces`: the command line."""
 
-from latentfaces.pipelines.cli import main
+import signal
 
-main()
+
+def main() -> None:
+    """Runs the command line; Ctrl-C while that is imported ends it as quietly as any other program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from latentfaces.pipelines import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

