@@ -149,12 +149,14 @@ def test_for_vertex_the_ir_has_nothing_of_kubernetes(tmp_path):
     assert "nvidia.com/gpu" not in json.dumps(spec)
 
 
-def test_two_commands_from_faces_to_a_data_set(tmp_path):
+def test_two_commands_from_faces_to_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes no terminal of a log
     result = run("synthesize", "--count", 30, "--seed", 4, "--output", tmp_path / "faces")
+    assert "30 of 30 faces" in result.stderr and "\x1b" not in result.stderr
     assert result.returncode == 0 and "30 faces" in result.stdout, result.stderr
     target = tmp_path / "dataset"
     result = run("preprocess", "--source", tmp_path / "faces", "--output", target, "--image-size", 16)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and "\x1b" not in result.stderr, result.stderr
     splits = json.loads((target / "dataset.json").read_text())["splits"]
     assert sum(split["examples"] for split in splits.values()) == 30
 
@@ -184,6 +186,16 @@ def test_ctrl_c_ends_without_a_traceback(many, tmp_path):  # while training: tes
     printed = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in "".join(printed), printed
     assert not list(output.glob("dataset.json")) and not list(output.glob("*/*.tfrecord*"))
+
+
+def test_ctrl_c_while_the_command_is_imported_shows_no_traceback():
+    command = [sys.executable, "-X", "importtime", "-m", "latentfaces", "--help"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while not process.stderr.readline().endswith(" latentfaces.common\n"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_reader_that_stops_is_no_error():
