@@ -11,6 +11,7 @@ from PIL import Image
 from latentfaces.common import model_folder, storage
 from latentfaces.common.errors import UserError
 from latentfaces.common.model_folder import (
+    check_weights,
     copy_model,
     is_finished,
     read_config,
@@ -51,6 +52,21 @@ def test_a_run_is_finished_when_all_its_networks_are_whole(folder, network):
     assert not is_finished(folder, CONFIG)
     storage.write(folder / NETWORKS[1], network)
     assert is_finished(folder, CONFIG)
+
+
+def test_weights_with_any_byte_damaged_are_read_or_refused(network):
+    archive = zipfile.ZipFile(io.BytesIO(network))
+    weights = archive.read("model.weights.h5")
+    refused = set()
+    for place in range(0, len(weights), 24):  # among them lengths, places of other parts and names
+        damaged = io.BytesIO()
+        with zipfile.ZipFile(damaged, "w") as made:
+            made.writestr("model.weights.h5", weights[:place] + b"\x7f" + weights[place + 1 :])
+        try:
+            check_weights(damaged.getvalue())
+        except ValueError as error:
+            refused.add(str(error))
+    assert len(refused) > 5
 
 
 def test_how_many_images_there_are_makes_no_other_run(folder):
