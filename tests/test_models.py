@@ -91,6 +91,12 @@ def test_settings_are_returned_where_all_fits(gan):
     assert read_settings(str(gan), "gan", SHAPE) == {"model": "gan", "image_shape": list(SHAPE)}
 
 
+def test_that_the_networks_are_a_shorter_trainings_is_told(gan, caplog):
+    (gan / "longer.txt").touch()
+    read_settings(str(gan), "gan", SHAPE)
+    assert f"'{gan}' is being trained for longer" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "says"),
     [

@@ -8,6 +8,7 @@ weights, to compare what it would take with what the file holds.
 import hashlib
 import io
 import json
+import logging
 import math
 import tempfile
 import zipfile
@@ -23,8 +24,10 @@ import tensorflow as tf
 from latentfaces.common import storage
 from latentfaces.common.errors import UserError, printable
 from latentfaces.common.images import to_float
-from latentfaces.common.model_folder import brief, check_weights, read_network, read_text
+from latentfaces.common.model_folder import LONGER, brief, check_weights, read_network, read_text
 from latentfaces.common.models import find_model
+
+logger = logging.getLogger(__name__)
 
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of the largest array between two layers; batches of large ones are smaller
@@ -123,6 +126,12 @@ def read_settings(folder: str, name: str | None, image_shape: tuple[int, ...] | 
         raise UserError(
             f"the model '{folder}' was trained for images of {_by(shape)}, and the data set's are "
             f"{_by(image_shape)}: evaluate it on the data set that it was trained on"
+        )
+    if (storage.resolve(folder) / LONGER).exists():
+        logger.warning(
+            "the model '%s' is being trained for longer: until that is finished, its networks are those of "
+            "the shorter training",
+            folder,
         )
     return settings
 
