@@ -157,6 +157,15 @@ def test_the_other_workers_wait_until_the_chief_has_made_the_run_longer(tiny_dat
         run._await_chief(tmp_path, longer, 0.1)
     run._claim(tmp_path, longer)
     run._await_chief(tmp_path, longer, 0.1)
+    run._await_chief(tmp_path, dataclasses.replace(longer, epochs=3), 0.1)  # which are as many steps
+
+
+def test_a_run_that_was_killed_while_it_claimed_its_folder_begins_again(tiny_dataset, tmp_path):
+    config = configure("gan", str(tiny_dataset), preset="small", steps=1, batch_size=BATCH)
+    (tmp_path / ".lease").touch()
+    (tmp_path / ".config.json-4c2rzrod").write_text("{")  # as `storage.write` leaves it
+    run._claim(tmp_path, config)
+    assert read_config(tmp_path) == config
 
 
 class Killed(BaseException):

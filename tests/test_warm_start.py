@@ -102,6 +102,10 @@ def truncate(folder):
     file.write_bytes(file.read_bytes()[:-10])
 
 
+def stop(folder):
+    (folder / "encoder.keras").unlink()
+
+
 def pack(folder):
     """As many zeros in a small file as one likes."""
     with zipfile.ZipFile(folder / "encoder.keras") as archive:
@@ -207,7 +211,9 @@ def test_init_names_whose_weights_training_begins_from(tiny_dataset, trained, bu
     for ours, theirs in zip(weights(still, "gan"), weights(source, "gan"), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
-    train("gan", str(tiny_dataset), str(folder), init=str(source), seed=7, **options)  # it is trained already
+    (tmp_path / "link").symlink_to(source)
+    for place in (source, source.parent / "vae" / ".." / "gan", tmp_path / "link"):
+        train("gan", str(tiny_dataset), str(folder), init=str(place), seed=7, **options)  # trained already
     for init in (trained / "runs" / "r2" / "gan", tmp_path / "none"):
         with pytest.raises(UserError, match="holds a run that did not begin from .*: choose another folder"):
             train("gan", str(tiny_dataset), str(folder), init=str(init), seed=7, **options)
@@ -222,10 +228,11 @@ def test_init_names_whose_weights_training_begins_from(tiny_dataset, trained, bu
         ({}, {"model": "gan"}, "config.json does not describe a run of this version"),
         ({}, truncate, "File is not a zip file"),
         ({}, pack, "its weights are packed"),
+        ({}, stop, "encoder.keras, the end of its training, is not there"),
         ({}, shutil.rmtree, "is no model folder, for it holds no config.json: correct the name"),
         ({"warm_start": True}, None, "--init and --warm-start exclude each other"),
     ],
-    ids=["preset", "image size", "latents", "family", "truncated", "packed", "gone", "both"],
+    ids=["preset", "image size", "latents", "family", "truncated", "packed", "unfinished", "gone", "both"],
 )
 def test_what_init_can_not_begin_from_is_refused(tiny_dataset, trained, tmp_path, options, change, why):
     source = shutil.copytree(trained / "runs" / "r1" / "vae", tmp_path / "source")

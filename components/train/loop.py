@@ -285,8 +285,9 @@ def _check_weights(networks: dict[str, keras.Model], step: int) -> None:
 
 def _save(networks: dict[str, keras.Model], folder: AnyPath) -> None:
     with tempfile.TemporaryDirectory() as name:
-        for network, model in networks.items():
-            file = Path(name) / f"{network}.keras"
+        files = [Path(name) / f"{network}.keras" for network in networks]
+        for file, model in zip(files, networks.values(), strict=True):
             portable(model).save(file)
+        for file in files:  # one at once after the other, since they belong together
             storage.write(folder / file.name, file.read_bytes())
     storage.delete(folder / LONGER)

@@ -152,7 +152,7 @@ def _await_chief(folder: AnyPath, config: TrainConfig, seconds: float) -> None:
                 f"the chief wrote no such config.json to {folder} within {seconds:.0f} s: check its log"
             )
         time.sleep(0.5)
-    refuse_other_run(folder, config)
+    refuse_other_run(folder, config, ("dataset", "epochs"))  # of as many steps
 
 
 def _claim(folder: AnyPath, config: TrainConfig, init: str = "") -> None:
@@ -172,7 +172,7 @@ def _claim(folder: AnyPath, config: TrainConfig, init: str = "") -> None:
         config = dataclasses.replace(
             config, initial_run=earlier.initial_run, initial_digest=earlier.initial_digest
         )
-    elif any(not name.startswith(".lease") for name in storage.list_files(folder)):
+    elif any(not name.startswith(".") for name in storage.list_files(folder)):  # what was killed left those
         raise UserError(f"{folder} holds files and no config.json, so no run of ours: choose an empty folder")
     elif init:
         config = warm_start.begin_from(init, config)
@@ -218,5 +218,5 @@ def _go_on(folder: AnyPath, earlier: TrainConfig, config: TrainConfig) -> None:
 def _length(config: TrainConfig, examples: int) -> str:
     """How long a run is, as the user counted."""
     if config.steps == _steps_of_epochs(config, examples):
-        return f"{config.epochs} epochs"
-    return f"{config.steps} steps"
+        return f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
+    return f"{config.steps} step{'s' * (config.steps > 1)}"

@@ -84,9 +84,9 @@ def begin_from(init: str, config: TrainConfig) -> TrainConfig:
 
 
 def located(init: str) -> str:
-    """Returns what `initial_run` says of a model folder: where it is, from wherever one looks."""
+    """Returns what `initial_run` says of a model folder: where it is, however one gets there."""
     place = storage.resolve(init)
-    return str(place.absolute() if isinstance(place, Path) else place)
+    return str(place.resolve() if isinstance(place, Path) else place)
 
 
 def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model]) -> None:
@@ -173,7 +173,12 @@ def _digest(networks: dict[str, bytes]) -> str:
 
 def _networks(source: AnyPath, config: TrainConfig) -> dict[str, bytes]:
     """The files of a model's networks, whole and safe to read, by name."""
-    found = {name: read_network(source / f"{name}.keras") for name in find_model(config.model).network_names}
+    found = {}
+    for name in find_model(config.model).network_names:
+        try:
+            found[name] = read_network(source / f"{name}.keras")
+        except FileNotFoundError:
+            raise ValueError(f"{name}.keras, the end of its training, is not there") from None
     for data in found.values():
         check_weights(data)
     return found
