@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -180,7 +181,8 @@ def main() -> None:
         if ending.code != _INTERRUPTED:
             raise
         advice = " Give the same command again to go on." if _GO_ON.intersection(sys.argv[1:2]) else ""
-        print(f"Aborted.{advice}", file=sys.__stderr__, flush=True)
+        with contextlib.suppress(OSError):  # in `2>&1 | cat`, what reads this got the Ctrl-C too
+            print(f"Aborted.{advice}", file=sys.__stderr__, flush=True)
         os._exit(_INTERRUPTED)  # an interpreter that shuts down around Beam's threads may crash
 
 

@@ -75,7 +75,8 @@ class _OurLines:
         return self._log.write(text)
 
     def _show(self, start: str, line: str) -> None:
-        print(f"{start}[{self._number}/{len(self._components)}] {line}", file=self._shown, flush=True)
+        with contextlib.suppress(OSError):  # if nobody reads it any more, the log still has it
+            print(f"{start}[{self._number}/{len(self._components)}] {line}", file=self._shown, flush=True)
 
     def flush(self) -> None:
         self._log.flush()
@@ -175,6 +176,7 @@ def _leaving(stopping: threading.Event) -> Iterator[None]:
 
     def leave(*_: object) -> None:
         stopping.set()
+        os.environ[COMMAND] = "0"  # no process's: a component that is only being started ends itself
         signal.signal(signal.SIGINT, before)
         timer.start()
 

@@ -198,6 +198,17 @@ def test_ctrl_c_while_the_command_is_imported_shows_no_traceback():
     assert process.returncode == -signal.SIGINT
 
 
+def test_ctrl_c_ends_with_its_status_if_what_reads_got_it_first(tmp_path):  # in `2>&1 | cat`
+    command = [COMMAND, "synthesize", "--count", "100000", "--output", tmp_path / "faces"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.rglob("*.jpg")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+
+
 def test_a_reader_that_stops_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,11 +1,13 @@
 """The pipeline: its compiled form, read back, and a whole run on photographs of all kinds."""
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,14 @@ from latentfaces.common.lease import hold
 from latentfaces.common.models import all_parameters, find_model, joint_parameters, settle
 from latentfaces.common.options import parameters, type_and_option
 from latentfaces.common.pods import PodOptions
+from latentfaces.common.program import COMMAND as COMMAND_VARIABLE
 from latentfaces.common.promoted import PromoteOptions
 from latentfaces.common.root import prune, runs
 from latentfaces.components.check.component import check
 from latentfaces.components.evaluate.component import evaluate
 from latentfaces.components.preprocess.component import preprocess
 from latentfaces.components.train.component import train
+from latentfaces.pipelines import local
 from latentfaces.preprocessing.options import PreprocessConfig
 
 COMMAND = str(Path(sys.executable).parent / "latentfaces")
@@ -306,6 +310,28 @@ def test_why_a_component_failed_is_the_last_line(tmp_path):
     assert "error: train VAE failed: worker 0 of 1: this worker sees 0 GPUs, and" in lines[-1]
     for printed in ("".join(lines), (root / "log.txt").read_text()):
         assert "\x1b" not in printed and "Executing task" in (root / "log.txt").read_text()
+
+
+def test_a_line_that_nobody_reads_any_more_is_in_the_log():
+    reading, writing = os.pipe()
+    os.close(reading)
+    log = io.StringIO()
+    shown = io.TextIOWrapper(os.fdopen(writing, "wb", buffering=0), write_through=True)
+    local._OurLines(log, shown, {}, threading.Event()).write("12:00:00 latentfaces: a line\n")
+    assert "a line" in log.getvalue()
+
+
+def test_ctrl_c_ends_a_component_that_is_only_being_started():
+    stopping = threading.Event()
+    os.environ[COMMAND_VARIABLE] = str(os.getpid())
+    try:
+        with local._leaving(stopping):
+            os.kill(os.getpid(), signal.SIGINT)
+            code = "from latentfaces.common.program import reporting\nwith reporting(): input()"
+            started = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+            assert stopping.is_set() and started.wait(10) == -signal.SIGTERM
+    finally:
+        del os.environ[COMMAND_VARIABLE]
 
 
 def test_an_error_that_nobody_expected_is_shown_whole_and_leaves_a_sentence(tmp_path):
