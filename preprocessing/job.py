@@ -1,13 +1,14 @@
 """The Beam job: one unit of work is one output shard, read, resized and written by one worker.
 
-No pixel leaves the worker that decoded it, so there is nothing to shuffle and memory does not grow with the
-data. What the engine passes around is where, in the plan, each shard's inputs are named:
+No pixel but a thumbnail's leaves the worker that decoded it, so there is nothing to shuffle. What the engine
+passes around is where, in the plan, each shard's inputs are named:
 
-    look through the source → plan → [ Beam: write a shard, then its summary ] × shards → commit
+    look through the source → plan → [ Beam: write a shard, then its summary ] × shards → copies → commit
 
-While it runs, `.job-<id>` in the output folder holds the plan, the shards and a summary (counts, checksum,
-refusals) of each finished one. The driver reads the summaries to show progress and, when the engine says that
-all is done, puts the shards in place and writes `grids/crops.png`, `rejected.jsonl` and then `dataset.json`.
+While it runs, `.job-<id>` in the output folder holds the plan, the shards and, of each finished one, hashes
+and a summary (counts, checksum, refusals). The driver reads the summaries to show progress and, when the
+engine says that all is done, looks for images that are there twice, puts the shards in place and writes
+`grids/crops.png`, `rejected.jsonl`, `duplicates.jsonl` and then `dataset.json`.
 A shard's bytes depend on the input and the options alone, so an engine may try a shard twice, or twice at
 once: files get their name when they are complete. Until `dataset.json` is written, an earlier data set there
 stays whole. The next job deletes what a killed one left, and from then on a straggler of the dead job finds
@@ -82,7 +83,7 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
         )
         inputs = planned + len(found.refused)
         refused, attribute_names = found.refused, found.attribute_names
-        del found, plan  # from here on the driver's memory does not depend on the data
+        del found, plan  # while the engine works, the driver's memory does not depend on the data
 
         summaries = Summaries(folder)
         with shown(summaries, planned, console):
