@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -62,8 +63,12 @@ def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         text = text[:80]
-        if not equals or name not in kinds:
-            raise UserError(f"--param {text} is not name=value with a name among {', '.join(kinds)}")
+        if name not in kinds:
+            alike = difflib.get_close_matches(name, kinds, 1)
+            which = f"did you mean {alike[0]}" if alike else f"there are {', '.join(kinds)}"
+            raise UserError(f"--param {text} is of no parameter: {which}")
+        if not equals:
+            raise UserError(f"--param {text} is not name=value: give {name} a value")
         if name in parsed:
             raise UserError(f"--param {name} is given twice: leave one out")
         try:

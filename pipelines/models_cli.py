@@ -14,6 +14,7 @@ from latentfaces.common.program import reporting
 commands = typer.Typer()
 
 _SHOWN = 20  # decisions
+_NO_FOLDS = 10_000  # columns, where what is shown is read by a program
 
 Root = Annotated[str, typer.Option(help="The pipeline's folder, local or gs://.")]
 
@@ -53,7 +54,9 @@ def _show(heads: Iterable[str], rows: Sequence[tuple[str, ...]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     if rows:
-        Console(highlight=False).print(table, "")
+        console = Console(highlight=False)
+        console.width = console.width if console.is_terminal else _NO_FOLDS
+        console.print(table, "")
 
 
 @commands.command()

@@ -223,8 +223,8 @@ def tell(duplicates: list[Duplicate]) -> None:
         logger.info("%s: they are left out; duplicates.jsonl lists them", count)
     elif between:
         logger.warning(
-            "%s: numbers on held-out images flatter; duplicates.jsonl lists them, --drop-duplicates leaves "
-            "them out",
+            "%s: numbers on held-out images are better than is true; duplicates.jsonl lists them, "
+            "--drop-duplicates leaves them out",
             count,
         )
     else:

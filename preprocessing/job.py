@@ -17,6 +17,7 @@ its plan gone and can write nothing.
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import time
@@ -36,6 +37,10 @@ from latentfaces.preprocessing.options import PreprocessConfig
 from latentfaces.preprocessing.plan import make_plan, write_plan
 from latentfaces.preprocessing.progress import Summaries, show_result, shown
 from latentfaces.preprocessing.write import WriteShard
+
+_FEW = 200  # images of which no generator learns what a face is
+
+logger = logging.getLogger(__name__)
 
 
 def run(source: str, output: str, *, console: Console | None = None, **options: Any) -> Dataset:
@@ -115,6 +120,12 @@ def run(source: str, output: str, *, console: Console | None = None, **options: 
         )
     show_result(dataset, refused, inputs, time.monotonic() - started, console)
     duplicates.tell(copies)
+    if refused:
+        name, reason = min(refused)
+        told = "%d of %d inputs were refused, such as %s (%s): rejected.jsonl lists them"
+        logger.warning(told, len(refused), inputs, printable(name), reason)
+    if (count := dataset.splits["train"].examples) < _FEW:
+        logger.warning("the split train has %d images: some hundreds are the least to learn from", count)
     return dataset
 
 

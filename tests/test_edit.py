@@ -81,6 +81,7 @@ def test_mistakes_are_told_in_a_sentence_and_nothing_is_made(edit, run_folder, p
         ([ann, bob, *one, "--output", bob.parent], "bob.png would be replaced: choose another output"),
         ([ann, bob, *one, "--output", bob], "bob.png would be replaced: choose another output"),
         ([ann, *one, "--output", ann], "can't be made in"),
+        ([ann, *one, "--output", tmp_path / "strip.jpg"], "one picture of all is a .png"),
         ([*one], "Missing argument"),
         ([ann], "Missing option '--concept'"),
     ):

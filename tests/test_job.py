@@ -260,6 +260,13 @@ def test_progress_and_the_closing_table_are_shown(photographs, tmp_path):
             assert words in text
 
 
+def test_refused_inputs_and_few_images_are_told(photographs, tmp_path, caplog):
+    run(str(photographs), str(tmp_path / "set"), image_size=16, max_rejected=0.5)
+    first = min(REFUSALS)
+    assert f"4 of 14 inputs were refused, such as {first} (" in caplog.text
+    assert "the split train has 7 images: some hundreds are the least" in caplog.text
+
+
 def test_what_is_no_terminal_gets_no_bar_and_no_colours(photographs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks and build servers do
     run(str(photographs), str(tmp_path / "set"), image_size=16, max_rejected=0.5)

@@ -795,6 +795,9 @@ def test_a_mistake_is_told_before_the_server_is_asked(server, arguments, says):
         ("source=gs://", "the source gs:// can't be read"),
         ("destination=ftp://x", "the destination ftp://x can't be read"),
         ("root=/else", "--param root is given twice: leave one out"),
+        ("imagesize=32", "--param imagesize=32 is of no parameter: did you mean image_size"),
+        ("x=32", "--param x=32 is of no parameter: there are source, root, destination, "),
+        ("image_size", "--param image_size is not name=value: give image_size a value"),
         (f"seed={'9' * 5000}", f"--param seed={'9' * 75} has the wrong type: seed is a number"),
     ],
 )

@@ -506,7 +506,7 @@ def test_a_column_of_classes_becomes_an_attribute_for_each(tmp_path):
     }
 
 
-WANTED = "expected a file name and 1 values of 1 or -1, or classes"
+WANTED = "expected a file name and 1 values of 1 or -1, 1 or 0, or classes"
 
 
 @pytest.mark.parametrize(

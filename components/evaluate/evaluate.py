@@ -82,7 +82,8 @@ def evaluate(
         metrics["notes"] = inputs.notes
         titles = {model.name: model.title for model in inputs.models}
         than = "the evaluation before" if promoted is None else "the promoted model"
-        metrics["judgement"] = judge(metrics, titles, earlier, than)
+        judgement = judge(metrics, titles, earlier, than)
+        metrics["judgement"] = judgement or "Nothing was judged: too few images are held out, or none."
         logger.info("evaluate: writing %d pictures and the report to %s", len(pictures), output)
         files = {
             f"grids/{picture.name}{ending}": content

@@ -70,7 +70,7 @@ def with_values(sheet: Image.Image, names: tuple[str, str], x: np.ndarray, y: np
         mode "RGB".
     """
     x_ticks, y_ticks = (
-        [((place + 0.5) * side / len(values), f"{value:z.1f}") for place, value in enumerate(values)]
+        [((place + 0.5) * side / len(values), f"{value:z.2f}") for place, value in enumerate(values)]
         for side, values in zip(sheet.size, (x, y[::-1]), strict=True)
     )
     return with_axes(sheet, names, x_ticks, y_ticks)

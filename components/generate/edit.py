@@ -17,6 +17,8 @@ from latentfaces.common.pictures import grid, picture, png
 from latentfaces.common.storage import AnyPath
 from latentfaces.components.generate.trained import load
 
+_OTHER_PICTURES = {".gif", ".jpeg", ".jpg", ".webp"}
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,6 +43,8 @@ def edit(
     place = storage.resolve(output)
     is_strip = place.suffix.lower() == ".png"
     storage.check_writable(output, is_file=is_strip)
+    if place.suffix.lower() in _OTHER_PICTURES:
+        raise UserError(f"{output} can't be written: one picture of all is a .png, anything else a folder")
     paths = [storage.resolve(photograph) for photograph in photographs]
     targets = [place if is_strip else place / f"{path.stem}.png" for path in paths]
     target, times = Counter(targets).most_common(1)[0]

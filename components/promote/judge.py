@@ -149,7 +149,7 @@ class Judge:
         if not float(ratio) >= DIVERSE:
             raise UserError(
                 f"its samples are alike, a sign of mode collapse: at the end of training they differed "
-                f"{float(ratio):.2f} times as much as real images, and {DIVERSE:g} are needed"
+                f"{float(ratio):.3g} times as much as real images, which is less than {DIVERSE:g}"
             )
 
 

@@ -255,7 +255,10 @@ def _locate(source: str) -> tuple[AnyPath, Images, list[AnyPath]]:
     except OSError as error:
         raise UserError(f"the source {shown} cannot be read: {error.strerror}") from None
     if not kind:
-        raise UserError(f"the source {shown} is not a folder or an archive that is read: name {SOURCES}")
+        raise UserError(
+            f"the source {shown} is not a folder or an archive that is read: name {SOURCES}; of a single "
+            "photograph, the folder that it lies in"
+        )
     return location, kind(str(location)), folders
 
 

@@ -164,13 +164,15 @@ class _Column(dict[str, int]):
         """Takes up a new text; raises `ValueError` if the column then holds neither truths nor classes."""
         self[text] = number = len(self)
         if len(self) > MOST_CLASSES:
-            raise ValueError(f"{self.name} has more than {MOST_CLASSES} different ones, too many for classes")
+            raise ValueError(
+                f"{self.name} has more than {MOST_CLASSES} different ones, too many for classes: leave it out"
+            )
         if not self.has_truths:
             values = {each.strip() for each in self}
             # 0 and 1 may be classes among other numbers; beside a word they would be a slip of the pen.
             is_mixed = any(each.lower() in _TRUTHS for each in values) and not all(map(str.isdecimal, values))
             if is_mixed or "" in values or not self._may_be_classes:
-                raise ValueError(f"{self.name} is '{_short(text)}'")
+                raise ValueError(f"{self.name} is '{_short(text)}': correct it, or leave {self.name} out")
         return number
 
     @property
@@ -214,7 +216,7 @@ def read_attributes(file: List) -> Labels:
     names = [name.strip() for name in header[file.is_csv + has_index :]]
     _check_names(file, names)
     columns = [_Column(name, may_be_classes=file.is_csv) for name in names]
-    wanted = f"a file name and {len(names)} values of 1 or -1{', or classes' if file.is_csv else ''}"
+    wanted = f"a file name and {len(names)} values of 1 or -1{', 1 or 0, or classes' * file.is_csv}"
     codes: dict[str, bytes] = {}  # of each image, the numbers of the texts in its line
     for number, row in itertools.chain(first, rows):
         name, *values = row[has_index:] or row
