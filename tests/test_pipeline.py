@@ -1,5 +1,6 @@
 """The pipeline: its compiled form, read back, and a whole run on photographs of all kinds."""
 
+import contextlib
 import io
 import json
 import os
@@ -273,6 +274,11 @@ SMALL = [
 ]
 
 
+def is_component(process):
+    with contextlib.suppress(psutil.Error):  # it has ended since
+        return "kfp.dsl.executor_main" in process.cmdline()
+
+
 def run_on_this_machine(source, root, *parameters, kill_in=None):
     """Runs the pipeline as a command; returns its status and lines; may kill the component that begins so."""
     options = [f"--param={parameter}" for parameter in (*SMALL[:-1], *parameters)]
@@ -284,7 +290,7 @@ def run_on_this_machine(source, root, *parameters, kill_in=None):
             victims = []
             while kill_in and line.endswith(f"{kill_in}\n") and not victims:
                 children = psutil.Process(process.pid).children(recursive=True)
-                victims = [each for each in children if "kfp.dsl.executor_main" in each.cmdline()]
+                victims = [each for each in children if is_component(each)]
             for each in victims:
                 each.kill()
     return process.returncode, lines

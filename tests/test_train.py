@@ -304,8 +304,8 @@ def test_xla_and_low_precision_train_the_same(trained, tiny_dataset, tmp_path, m
 def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, monkeypatch, preset, caplog):
     # In this process, without TF_CONFIG: the loop is the same, and TensorFlow is there already.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for file in tiny_dataset.iterdir():
-        (bucket / "dataset" / file.name).write_bytes(file.read_bytes())
+    for name in storage.list_files(tiny_dataset):
+        (bucket / "dataset" / name).write_bytes((tiny_dataset / name).read_bytes())
     config = configure("gan", "gs://bucket/dataset", preset=preset, steps=6, batch_size=BATCH)
     (bucket / "gan" / "config.json").write_text(config.to_json())
     often = RunOptions(log_steps=1, checkpoint_steps=3)
