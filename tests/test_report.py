@@ -446,7 +446,8 @@ def test_pictures_open_at_full_size_and_are_there_once(browser, file, found):
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT).perform()
     assert title.text == titles[1]
     ActionChains(browser).send_keys(Keys.ESCAPE).perform()
-    assert not dialog.is_displayed() and browser.switch_to.active_element == buttons[1]
+    assert not dialog.is_displayed()
+    WebDriverWait(browser, 10, 0.02).until(lambda _: browser.switch_to.active_element == buttons[1])
 
 
 def test_who_wants_no_motion_sees_a_still_image(browser, file):

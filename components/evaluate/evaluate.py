@@ -17,6 +17,8 @@ from latentfaces.common.models import MODELS
 from latentfaces.common.program import import_tensorflow
 from latentfaces.components.evaluate import folder
 
+_NOT_JUDGED = "Nothing was measured by which to judge; that needs some tens of held-out images."
+
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,7 @@ def evaluate(
         titles = {model.name: model.title for model in inputs.models}
         than = "the evaluation before" if promoted is None else "the promoted model"
         judgement = judge(metrics, titles, earlier, than)
-        metrics["judgement"] = judgement or "Nothing was judged: too few images are held out, or none."
+        metrics["judgement"] = judgement or _NOT_JUDGED
         logger.info("evaluate: writing %d pictures and the report to %s", len(pictures), output)
         files = {
             f"grids/{picture.name}{ending}": content
