@@ -103,8 +103,9 @@ def add_checksum(name: str, sha256: str) -> str:
 
 def name_by_content(split: str, content: Split) -> Split:
     """Returns a split whose shards have the names that no shards of other content have."""
+    digest, count = content.digest, len(content.shards)
     shards = [
-        dataclasses.replace(shard, name=shard_name(split, index, len(content.shards), content.digest))
+        dataclasses.replace(shard, name=shard_name(split, index, count, digest))
         for index, shard in enumerate(content.shards)
     ]
     return Split(content.examples, tuple(shards))
@@ -210,10 +211,11 @@ def _decode_split(name: str, content: Any, image_bytes: int) -> Split:
     if examples != sum(shard.examples for shard in shards):
         raise ValueError(f"the examples of {name} are not those of its shards")
     split = Split(examples, tuple(shards))
+    digest = split.digest
     for index, shard in enumerate(shards):
         plain = shard_name(name, index, len(shards))
         # With a checksum of its own: as until November 2026
-        by_content = shard_name(name, index, len(shards), split.digest), add_checksum(plain, shard.sha256)
+        by_content = shard_name(name, index, len(shards), digest), add_checksum(plain, shard.sha256)
         if shard.name not in (plain, *by_content):
             raise ValueError(f"a shard's name is not {plain} or {by_content[0]}")
     return split

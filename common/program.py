@@ -80,7 +80,7 @@ def reporting() -> Iterator[None]:
         from google.api_core.exceptions import GoogleAPIError  # here: a program that ends well is spared it
 
         if not isinstance(error, GoogleAPIError):
-            _leave_words(1, f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}")
+            _leave_words(1, printable(f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"))
             raise
         reason = " ".join(str(error).split())
         _end(1, f"a bucket can't be read or written ({reason}): check its name and your rights")
@@ -102,7 +102,7 @@ def _leave_words(status: int, sentence: str) -> bool:
     """Tells who started this program why it fails, and returns whether anyone asked."""
     if LAST_WORDS in os.environ:
         with contextlib.suppress(OSError):
-            Path(os.environ[LAST_WORDS]).write_text(f"{status} {printable(sentence)}")
+            Path(os.environ[LAST_WORDS]).write_text(f"{status} {sentence}")
             return True
     return False
 
