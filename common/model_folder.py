@@ -153,7 +153,7 @@ def is_finished(folder: AnyPath, config: TrainConfig) -> bool:
     if (folder / LONGER).exists():
         return False
     try:
-        for name in find_model(config.model).network_names:
+        for name in find_model(config.model, config.preset).network_names:
             read_network(folder / f"{name}.keras")
         return True
     except (OSError, zipfile.BadZipFile):
@@ -197,16 +197,16 @@ def _read_picture(file: AnyPath) -> Image.Image:
         return reduced
 
 
-def copy_model(model: str, folder: str, target: str) -> None:
+def copy_model(folder: str, target: str) -> None:
     """Copies a trained model's few files, and small sample pictures, to a folder that a pipeline passes on.
 
     Args:
-        model: name of the model family.
         folder: the model folder, local or `gs://`.
         target: the local folder.
     """
     source = storage.resolve(folder)
-    networks = (f"{name}.keras" for name in find_model(model).network_names)
+    config = read_config(source)
+    networks = (f"{name}.keras" for name in find_model(config.model, config.preset).network_names)
     for name in ("config.json", "history.csv", *networks):
         storage.write(Path(target) / name, storage.read(source / name))
     for epoch, picture in read_samples(source)[0].items():

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-# The models of each family, which share their networks' names; the first speaks for the family.
+# The models of each family; the first speaks for the family.
 MODELS = {
-    "vae": ("latentfaces.components.train.models.vae:VAE",),
+    "vae": (
+        "latentfaces.components.train.models.vae:VAE",
+        "latentfaces.components.train.models.faces_vae:FacesVAE",
+    ),
     "gan": (
         "latentfaces.components.train.models.dcgan:DCGAN",
         "latentfaces.components.train.models.r1gan:R1GAN",
@@ -63,10 +66,14 @@ class Model(ABC):
         loss_names: of the losses that `step` returns, in order.
         generator: the network that makes images of latents.
         encoder: the network that makes latents of images, where there is one: [z_mean, z_log_var].
-        network_names: of all networks, as their files are called.
+        prior: the network that makes such latents, of normally distributed numbers, as the images have, where
+            there is one; a folder of an earlier version may lack it.
+        network_names: of all networks, as their files are called; those of a family's first model are in all
+            of them.
         networks: by name.
         state: what a checkpoint holds, name to trackable object.
         begins_with: train images that `begin` wants to see, at most.
+        ends_with: those that `finish` does.
     """
 
     title: ClassVar[str]
@@ -76,10 +83,12 @@ class Model(ABC):
     loss_names: ClassVar[tuple[str, ...]]
     generator: ClassVar[str]
     encoder: ClassVar[str | None] = None
+    prior: ClassVar[str | None] = None
     network_names: ClassVar[tuple[str, ...]]
     networks: dict[str, keras.Model]
     state: dict[str, Any]
     begins_with: int = 0
+    ends_with: int = 0
 
     @abstractmethod
     def __init__(self, config: TrainConfig) -> None:
@@ -109,7 +118,7 @@ class Model(ABC):
         """
 
     def sample(self, latents: np.ndarray) -> tf.Tensor:
-        """Returns the images, floats in [0, 1], [N, H, W, C], made of latents [N, latent_dim]."""
+        """Returns images of normally distributed numbers [N, latent_dim]: floats in [0, 1], [N, H, W, C]."""
         return self.networks[self.generator](latents, training=False)
 
     def watch(self, losses: dict[str, float]) -> dict[str, float]:
@@ -123,8 +132,15 @@ class Model(ABC):
         """
         return {}
 
-    def finish(self) -> None:  # noqa: B027 - most have nothing left to do
-        """The last thing before the networks are saved."""
+    def finish(  # noqa: B027 - some have nothing left to do
+        self, images: Iterable[np.ndarray], on_progress: Callable[[], object]
+    ) -> None:
+        """The last thing before the networks are saved, of which only the chief's are.
+
+        Args:
+            images: train images in batches, uint8 [N, H, W, C], together at most `ends_with`.
+            on_progress: called every few seconds at least; it may raise `SystemExit`.
+        """
 
 
 def find_model(name: str, preset: str | None = None) -> type[Model]:

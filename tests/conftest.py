@@ -223,10 +223,11 @@ def save_models(run):
     encoder = keras.Model(images, [keras.layers.Dense(4)(flat) for _ in range(2)])
     pixels = keras.layers.Dense(192, activation="sigmoid")(latents)
     decoder = keras.Model(latents, keras.layers.Reshape((8, 8, 3))(pixels))
+    prior = keras.Model(latents, keras.layers.Dense(4)(latents))
     generator = portable(small_generator((16, 16, 3), 64))
     for family, shape, networks in (
         ("gan", (16, 16, 3), {"generator": generator}),
-        ("vae", (8, 8, 3), {"encoder": encoder, "decoder": decoder}),
+        ("vae", (8, 8, 3), {"encoder": encoder, "decoder": decoder, "prior": prior}),
     ):
         (run / family).mkdir(parents=True)
         for name, network in networks.items():

@@ -235,10 +235,10 @@ def test_a_damaged_sample_picture_never_stops_the_others(tmp_path):
 
 def test_a_copy_has_the_networks_and_small_sample_pictures(tmp_path, network):
     folder, target = tmp_path / "gan", tmp_path / "copy"
-    files = {"config.json": b"{}", "history.csv": b"", **dict.fromkeys(NETWORKS, network)}
+    files = {"config.json": CONFIG.to_json().encode(), "history.csv": b"", **dict.fromkeys(NETWORKS, network)}
     for name, content in {**files, "checkpoints/1": b"", "samples/epoch-0002.png": picture(900)}.items():
         storage.write(folder / name, content)
-    copy_model("gan", str(folder), str(target))
+    copy_model(str(folder), str(target))
     assert set(storage.list_files(target)) == {*files, "samples/epoch-0002.png"}
     assert all((target / name).read_bytes() == content for name, content in files.items())
     (copied,), (read,) = (read_samples(place)[0].values() for place in (target, folder))

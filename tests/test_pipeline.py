@@ -181,7 +181,7 @@ def test_runs_in_a_bucket(bucket, tmp_path, capsys, monkeypatch):
         )
         assert models[kind].metadata["location"] == f"{root}/runs/first/{kind}"
         names = {path.name for path in (tmp_path / "passed" / kind).iterdir()}
-        networks = {f"{name}.keras" for name in find_model(kind).network_names}
+        networks = {f"{name}.keras" for name in find_model(kind, "small").network_names}
         assert names == {"config.json", "history.csv", "samples", *networks}
     metrics, report = dsl.Metrics(), dsl.HTML(uri=str(tmp_path / "report.html"))
     returned = evaluate.python_func(

@@ -75,7 +75,11 @@ def losses(folder):
 
 
 def weights(folder):
-    names = find_model(read_config(folder).model).network_names
+    return weights_of(folder, read_config(folder))
+
+
+def weights_of(folder, config):
+    names = find_model(config.model, config.preset).network_names
     networks = [keras.saving.load_model(folder / f"{name}.keras") for name in names]
     return [array for network in networks for array in network.get_weights()]
 
@@ -212,6 +216,30 @@ def test_a_trained_model_is_trained_for_longer_and_stays_whole_meanwhile(
     assert pictures[0] == pictures[1]
 
 
+def test_a_vae_that_is_killed_while_it_learns_its_prior_ends_the_same(tiny_dataset, tmp_path):
+    config = configure("vae", str(tiny_dataset), preset="small", steps=120, batch_size=4)
+
+    def train(folder, rounds):
+        left = iter([None] * rounds)
+
+        def be_killed():
+            if next(left, Killed) is Killed and (folder / "checkpoints" / "00000120" / "done").exists():
+                raise Killed
+
+        loop.train(config, RunOptions(), folder, on_progress=be_killed)
+
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    train(whole, 10**6)
+    with pytest.raises(Killed):
+        train(folder, 0)
+    assert not list(folder.glob("*.keras"))
+    train(folder, 10**6)
+    names = sorted(path.stem for path in folder.glob("*.keras"))
+    assert names == sorted(find_model("vae", "small").network_names)
+    for one, another in zip(*(weights_of(each, config) for each in (whole, folder)), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
 def test_a_model_without_checkpoints_is_not_trained_anew_for_longer(trained, tiny_dataset, tmp_path):
     folder = shutil.copytree(trained("gan", 1), tmp_path / "gan")
     shutil.rmtree(folder / "checkpoints")
@@ -316,10 +344,10 @@ def test_a_bucket_can_hold_data_set_and_model(tiny_dataset, bucket, tmp_path, mo
     assert {"config.json", "history.csv", "generator.keras", "discriminator.keras"} <= names
     assert {"samples/epoch-0001.png", "checkpoints/00000003/done", "checkpoints/00000006/done"} <= names
 
-    copy_model("gan", "gs://bucket/gan", str(tmp_path / "whole"))
+    copy_model("gs://bucket/gan", str(tmp_path / "whole"))
     for name in names:  # as if it had been lost after the first checkpoint
         if name.endswith(".keras") or name.startswith("checkpoints/00000006"):
             (bucket / "gan" / name).unlink()
     loop.train(config, often, bucket / "gan")
-    copy_model("gan", "gs://bucket/gan", str(tmp_path / "resumed"))
+    copy_model("gs://bucket/gan", str(tmp_path / "resumed"))
     assert_same(tmp_path / "resumed", tmp_path / "whole")

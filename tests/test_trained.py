@@ -27,6 +27,16 @@ def vae(run_folder):
     return latentfaces.load(str(run_folder / "vae"))
 
 
+def test_samples_of_a_vae_come_from_the_prior_that_it_learned(vae, run_folder):
+    prior = keras.saving.load_model(run_folder / "vae" / "prior.keras")
+    drawn = vae.sample_latents(40, seed=3)
+    numbers = np.concatenate([latents.sample(1, vae.latent_dim, seed) for seed in range(3, 43)])
+    np.testing.assert_allclose(drawn, prior(numbers), atol=1e-5)
+    assert np.abs(drawn - numbers).max() > 1e-4
+    assert np.array_equal(vae.sample_latents(1, seed=20), drawn[17:18])
+    assert np.array_equal(vae.decode(drawn), vae.sample(40, seed=3))
+
+
 @pytest.fixture
 def networks(run_folder):
     """The VAE's encoder, images to latents, and its decoder, as Keras has them."""

@@ -65,7 +65,7 @@ def _samples(model: TrainedModel, count: int) -> Features:
     yield model.sample_features
     start, rows = len(model.samples), model.inputs.streamed
     for points in latents.stream(start, count, rows, model.latent_dim, model.inputs.seed):
-        yield model.inputs.feature_network(model.generate(points))
+        yield model.inputs.feature_network(model.generate(model.from_prior(points)))
 
 
 def _reconstructions(model: Autoencoder, count: int) -> Features:

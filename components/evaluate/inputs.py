@@ -22,7 +22,7 @@ from latentfaces.common.model_folder import read_history
 from latentfaces.common.models import find_model
 from latentfaces.components.evaluate import classifier, distances, latents
 from latentfaces.components.evaluate.inception import load_inception
-from latentfaces.components.evaluate.models import BATCH, Network, load_network, read_settings
+from latentfaces.components.evaluate.models import BATCH, Network, load_network, load_prior, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,8 @@ class TrainedModel:
         generator: latents [N, D] to images [N, H, W, C].
         generator_name: what the family calls that network.
         latent_dim: D.
+        prior: makes such latents as images have, of normally distributed numbers, [N, D]; None where the
+            normal distribution is the prior.
         landmark_name: what one of the `landmarks` is.
 
     Raises:
@@ -135,6 +137,11 @@ class TrainedModel:
         shape = inputs.dataset.image_shape
         self.generator = load_network(folder, f"{family.generator}.keras", takes=(None,), gives=shape)
         self.latent_dim: int = self.generator.input_shape[0]
+        self.prior = load_prior(folder, name, self.latent_dim)
+
+    def from_prior(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns latents from the model's prior, made of normally distributed numbers, float32 [N, D]."""
+        return self.prior(numbers) if self.prior else numbers
 
     def generate(self, points: np.ndarray) -> np.ndarray:
         """Returns the images, float32 [..., H, W, C], of latents [..., D], all in one sweep of batches."""
@@ -144,14 +151,15 @@ class TrainedModel:
     @functools.cached_property
     def landmarks(self) -> np.ndarray:
         """Latents of good images, which ways lead from and to: those of the `samples`, float32 [N, D]."""
-        return latents.sample(self.inputs.fitting(SAMPLES), self.latent_dim, self.inputs.seed)
+        count = self.inputs.fitting(SAMPLES)
+        return self.from_prior(latents.sample(count, self.latent_dim, self.inputs.seed))
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
         """Images of random latents, float32 [at most `SAMPLES`, H, W, C]."""
         logger.info("evaluate: sampling the %s", self.title)
         count = self.inputs.fitting(SAMPLES)
-        return self.generate(latents.sample(count, self.latent_dim, self.inputs.seed))
+        return self.generate(self.from_prior(latents.sample(count, self.latent_dim, self.inputs.seed)))
 
     @functools.cached_property
     def sample_features(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sample(count: int, latent_dim: int, seed: int) -> np.ndarray:
-    """Returns float32 [count, latent_dim] from the standard normal distribution, the prior of every model."""
+    """Returns float32 [count, latent_dim] from the standard normal distribution, of which priors are made."""
     return np.random.default_rng(seed).standard_normal((count, latent_dim), dtype=np.float32)
 
 

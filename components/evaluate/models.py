@@ -177,8 +177,10 @@ def load_network(
         raise UserError(f"{file} can't be loaded as a safe Keras model: {brief(error)}") from error
 
 
-def load_model(folder: str, name: str, image_shape: tuple[int, int, int] | None = None) -> Network:
-    """Loads every network of a model folder, and returns the one that makes images of latents.
+def load_model(
+    folder: str, name: str, image_shape: tuple[int, int, int] | None = None
+) -> tuple[Network, Network | None]:
+    """Loads every network of a model folder; returns the one that makes images of latents, and the prior.
 
     Args:
         folder: local or `gs://`.
@@ -193,7 +195,25 @@ def load_model(folder: str, name: str, image_shape: tuple[int, int, int] | None 
     for other in family.network_names:
         if other != family.generator:  # it reads images
             load_network(folder, f"{other}.keras", takes=image_shape, gives=(None,))
-    return load_network(folder, f"{family.generator}.keras", takes=(None,), gives=image_shape)
+    generator = load_network(folder, f"{family.generator}.keras", takes=(None,), gives=image_shape)
+    return generator, load_prior(folder, name, generator.input_shape[0])
+
+
+def load_prior(folder: str, name: str, latent_dim: int) -> Network | None:
+    """Loads the network that makes a model's latents of normally distributed numbers, if there is one.
+
+    Args:
+        folder: local or `gs://`.
+        name: of the model family.
+        latent_dim: how many numbers it takes and gives.
+
+    Raises:
+        UserError: as `load_network` does.
+    """
+    prior = find_model(name).prior
+    if prior is None or not storage.is_file(storage.resolve(folder) / f"{prior}.keras"):
+        return None
+    return load_network(folder, f"{prior}.keras", takes=(latent_dim,), gives=(latent_dim,))
 
 
 def _copy(data: bytes, copy: Path, takes: tuple[int | None, ...], gives: tuple[int | None, ...]) -> None:

@@ -84,6 +84,7 @@ class Trained:
         self._file = f"{find_model(self.family).generator}.keras"
         self._generator = models.load_network(folder, self._file, takes=(None,), gives=self.image_shape)
         self.latent_dim: int = self._generator.input_shape[0]
+        self._prior = models.load_prior(folder, self.family, self.latent_dim)
 
     @functools.cached_property
     def _encoder(self) -> Network:
@@ -108,19 +109,22 @@ class Trained:
         return read_concepts(file, storage.read(place / self._file), self.latent_dim)
 
     def sample_latents(self, count: int, seed: int = 0, truncation: float | None = None) -> np.ndarray:
-        """Draws latents from the prior, the standard normal distribution, each from a seed of its own.
+        """Draws latents from the model's prior, each from a seed of its own.
+
+        That is the standard normal distribution, or what the model's `prior.keras` makes of it.
 
         Args:
             count: how many.
             seed: of the first, the next number of the second, and so on.
-            truncation: as `truncated`; None for the whole distribution.
+            truncation: as `truncated`, of the normal distribution; None for the whole of it.
 
         Returns:
             float32 [count, D].
         """
         each = [latents.sample(1, self.latent_dim, seed + number)[0] for number in range(count)]
         drawn = np.array(each, np.float32).reshape(count, self.latent_dim)
-        return drawn if truncation is None else truncated(drawn, truncation)
+        drawn = drawn if truncation is None else truncated(drawn, truncation)
+        return np.concatenate([drawn[:0], *_batches(self._prior, drawn)]) if self._prior else drawn
 
     def sample(self, count: int, seed: int = 0, truncation: float | None = None) -> np.ndarray:
         """Returns the images of `sample_latents`, uint8 [count, H, W, C]."""

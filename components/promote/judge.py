@@ -132,8 +132,10 @@ class Judge:
         """
         if (run, model) not in self._features:
             folder, shape = model_folder(self._root, run, model), self._inputs.dataset.image_shape
-            generator = load_model(folder, model, shape)
+            generator, prior = load_model(folder, model, shape)
             points = latents.sample(SAMPLES, generator.input_shape[0], self._seed)
+            if prior:
+                points = prior(points)
             rows = max(1, _AT_ONCE // (4 * int(np.prod(shape))))
             parts = [points[start : start + rows] for start in range(0, SAMPLES, rows)]
             self._features[run, model] = np.concatenate([self._network(generator(part)) for part in parts])

@@ -33,5 +33,5 @@ def train(
     with reporting():
         location = model_folder(root, run_id, kind)
         train(kind, dataset.metadata["location"], location, **options)
-        copy_model(kind, location, model.path)
+        copy_model(location, model.path)
     model.metadata["location"] = location

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -36,7 +36,7 @@ from latentfaces.components.train.noise import GlobalBatchNoise
 logger = logging.getLogger(__name__)
 
 _REAL_IMAGES = 256  # with whose diversity that of samples is compared
-_AT_ONCE = 100  # of the images that a model begins with
+_AT_ONCE = 100  # of the images that a model begins or ends with
 
 
 def train(
@@ -100,11 +100,14 @@ def train(
     step = exchange.agree_on(step)
     if not is_chief:
         losses = checkpoints.restore_step(step)
+
+    def train_images(count: int) -> Iterator[np.ndarray]:
+        rows = np.arange(min(len(examples), count))
+        for start in range(0, len(rows), _AT_ONCE):
+            yield parse_images(examples.read(rows[start : start + _AT_ONCE]), config.image_shape).numpy()
+
     if model.begins_with and not step:
-        rows = np.arange(min(len(examples), model.begins_with))
-        parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
-        images = (parse_images(examples.read(part), config.image_shape).numpy() for part in parts)
-        model.begin(images, exchange.chiefs)
+        model.begin(train_images(model.begins_with), exchange.chiefs)
     if config.initial_run and not step:
         warm_start.load(config, folder, model.networks)
     monitor = None
@@ -200,10 +203,21 @@ def train(
                 logger.info("leaving; the checkpoint of step %d is saved", step)
             sys.exit(TERMINATED if terminated.is_set() else PEER_LOST)
 
-    # Save the networks.
+    def go_on() -> None:
+        on_progress()
+        if terminated.is_set():
+            logger.info("leaving; the checkpoint of step %d is saved", step)
+            sys.exit(TERMINATED)
+
+    # Finish and save the networks, and show what they make.
     if monitor:
+        monitor.end()
+        model.finish(train_images(model.ends_with), go_on)
+        monitor.picture(
+            step, step * config.batch_size // len(examples), model.sample(monitor.latents).numpy()
+        )
         monitor.close()
-        model.finish()
+        _check_weights(model.networks, step)
         _save(model.networks, folder)
 
 

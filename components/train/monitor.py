@@ -129,9 +129,13 @@ class Monitor:
         for file in self._logs.iterdir():
             storage.write(self._folder / "logs" / file.name, file.read_bytes())
 
+    def end(self) -> None:
+        """Ends the progress bar, after the last step."""
+        self._progress.close()
+
     def close(self) -> None:
         """Writes what is left and ends the progress bar."""
         self.save()
-        self._progress.close()
+        self.end()
         self._writer.close()
         self._scratch.cleanup()

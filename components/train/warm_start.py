@@ -1,7 +1,8 @@
 """Warm start: training begins from the weights of the promoted model, or of the one that `--init` names.
 
 These are the networks as they were saved, of a GAN also the discriminator, and of a generator whose weights
-were averaged the averages. Optimizers, their averages and the learning rate's schedule begin anew.
+were averaged the averages. Optimizers, their averages and the learning rate's schedule begin anew; a VAE's
+prior is learned anew.
 """
 
 from __future__ import annotations
@@ -119,11 +120,11 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
             f"{folder}, and start again"
         ) from None
     weights = {}
-    for name, network in networks.items():
-        copy = portable(network)  # under whose layers the weights were saved
+    for name, data in found.items():
+        copy = portable(networks[name])  # under whose layers the weights were saved
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{name}.keras"
-            file.write_bytes(found[name])
+            file.write_bytes(data)
             try:
                 copy.load_weights(file)
             except (ValueError, KeyError, TypeError) as error:
@@ -135,8 +136,8 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
                 logger.warning("the %s starts from scratch: %s", title, misfit)
                 return
         weights[name] = copy.get_weights()
-    for name, network in networks.items():
-        network.set_weights(weights[name])
+    for name, arrays in weights.items():
+        networks[name].set_weights(arrays)
 
 
 def _root(folder: AnyPath) -> str:

@@ -15,7 +15,7 @@ def mixture_samples(model: Autoencoder) -> Picture | None:
     caption = (
         f"What the {model.generator_name} makes of random latent vectors from a Gaussian mixture that was "
         "fitted to the train images’ latents, instead of the prior: the first ones drawn, none chosen. Where "
-        "these are better, the latents do not fill the prior."
+        "these are better, the prior is not where the latents are."
     )
     alt = "A grid of images that look like the real ones, each another."
     title = f"{model.title} samples: Gaussian mixture"

@@ -10,7 +10,7 @@ IMAGES = 2_000  # train images, whose posteriors' variances are averaged
 
 @register_metric("{model}", about=Autoencoder)
 def aggregate_posterior(model: Autoencoder) -> Result | None:
-    """`aggregate_posterior_kl`: how far the aggregate posterior is from the prior, in nats a latent.
+    """`aggregate_posterior_kl`: how far the aggregate posterior is from N(0, I), in nats a latent.
 
     The aggregate posterior is the mixture of all train images' posteriors. This is the divergence from
     N(0, I) of the normal distribution with its mean and covariance, the least of all distributions that have
@@ -27,7 +27,7 @@ def aggregate_posterior(model: Autoencoder) -> Result | None:
     nats = gaussian_kl(means.mean(axis=0, dtype=np.float64), covariance) / model.latent_dim
     if not np.isfinite(nats):
         return None
-    label = "Aggregate posterior from the prior, nats a latent, 0 = equal"
+    label = "Aggregate posterior from N(0, I), nats a latent, 0 = equal"
     return Result({"aggregate_posterior_kl": nats}, [Fact(label, number(nats))])
 
 

@@ -8,9 +8,11 @@ any size that their strides divide; on 64x64x3 with 128 latents they are the boo
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epy
 
 from latentfaces.common.config import TrainConfig
@@ -184,7 +186,7 @@ class DCGAN(Model):
             self._dropout_rate.assign(dropout)
         return {"discriminator_learning_rate": rate, "discriminator_dropout": dropout}
 
-    def finish(self) -> None:
+    def finish(self, images: Iterable[np.ndarray], on_progress: Callable[[], object]) -> None:
         """Puts the averaged weights, if any, into the generator: the last thing before it is saved."""
         self.generator_optimizer.finalize_variable_values(self._generator.trainable_variables)
 

@@ -8,9 +8,11 @@ and nothing is normalized over a batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epy
 
 from latentfaces.common.config import TrainConfig
@@ -188,7 +190,7 @@ class R1GAN(Model):
         """Returns images as the discriminator sees them, in [-1, 1]."""
         return 2 * (augment.translate(images, places) if self._config.is_augmented else images) - 1
 
-    def finish(self) -> None:
+    def finish(self, images: Iterable[np.ndarray], on_progress: Callable[[], object]) -> None:
         """Puts the averaged weights into the generator: the last thing before it is saved."""
         self.generator_optimizer.finalize_variable_values(self._generator.trainable_variables)
 

@@ -1,23 +1,17 @@
-"""The variational autoencoder (Kingma & Welling 2014; Chollet, 2nd ed., 12.4).
+"""The variational autoencoder (Kingma & Welling 2014), as Chollet, 2nd ed., 12.4, has it.
 
 Preset `book` has the networks of listings 12.24 and 12.26 and the loss of listing 12.27. They are written for
-any size that their strides divide; on 28x28x1 with 2 latents they are the book's to the parameter. The other
-presets are ours.
+any size that their strides divide; on 28x28x1 with 2 latents they are the book's to the parameter.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 from etils import epy
 
 from latentfaces.common.config import TrainConfig
-from latentfaces.common.images import to_float
 from latentfaces.common.models import Model, Preset
 
 with epy.lazy_imports():
@@ -25,14 +19,12 @@ with epy.lazy_imports():
     import tensorflow as tf
     from keras import layers
 
-    from latentfaces.components.train import augment, blocks, convolution, optimizer, upsampling
+    from latentfaces.components.train import convolution, optimizer
 
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
 
 ImageShape = tuple[int, int, int]
-
-_KEPT = 0.9  # of the likelihood's variance at each step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +56,13 @@ def cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(keras.losses.binary_crossentropy(images, reconstructions), axis=(1, 2))
 
 
-def gaussian_loss(images: tf.Tensor, reconstructions: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-    """Negative log-likelihood in nats of images' pixel values, 0 to 255, around their reconstructions, [N].
-
-    Args:
-        images: floats in [0, 1], [N, H, W, C].
-        reconstructions: floats, [N, H, W, C].
-        variance: scalar, of each value; the smaller, the sharper the pictures have to be.
-    """
-    errors = tf.reduce_sum(tf.square(images - reconstructions), axis=(1, 2, 3)) / variance
-    values = math.prod(images.shape[1:])
-    return 0.5 * (errors + values * tf.math.log(2 * math.pi * 255**2 * variance))
-
-
 def kl_loss(z_mean: tf.Tensor, z_log_var: tf.Tensor) -> tf.Tensor:
     """KL divergence in nats of N(z_mean, exp(z_log_var)) from N(0, 1), for each latent, [N, latent_dim]."""
     return -0.5 * (1.0 + z_log_var - tf.square(z_mean) - tf.exp(z_log_var))
 
 
 class VAE(Model):
-    """The networks of a VAE, their optimizer and what one step does; made under `strategy.scope()`.
+    """The book's networks, their optimizer and what one step does; made under `strategy.scope()`.
 
     Args:
         config: of the run.
@@ -99,163 +78,54 @@ class VAE(Model):
             cpu="2",
             memory="4Gi",
         ),
-        "small": Preset(
-            8,
-            {
-                "batch_size": 16,
-                "epochs": 20,
-                "latent_dim": 128,
-                "learning_rate": 5e-3,
-                "learning_rate_decay": True,
-                "warmup_steps": 100,
-                "calibrated": True,
-                "mirrored": True,
-            },
-            cpu="1",
-            memory="2Gi",
-        ),
-        "faces": Preset(
-            16,
-            {
-                "batch_size": 64,
-                "epochs": 30,
-                "latent_dim": 128,
-                "learning_rate": 5e-3,
-                "learning_rate_decay": True,
-                "warmup_steps": 100,
-                "calibrated": True,
-                "mirrored": True,
-            },
-        ),
     }
     loss_names = ("loss", "reconstruction_loss", "kl_loss")
-    network_names = ("encoder", "decoder")
-    encoder, generator = network_names
+    encoder, generator, prior = "encoder", "decoder", "prior"
+    network_names: ClassVar[tuple[str, ...]] = (encoder, generator)
 
     def __init__(self, config: VAEConfig) -> None:
         self._config = config
-        self.networks = build(config.preset, config.image_shape, config.latent_dim)
-        self._encoder, self._decoder = self.networks.values()
+        self._encoder = encoder(config.image_shape, config.latent_dim)
+        self._decoder = decoder(config.image_shape, config.latent_dim)
+        self.networks = {"encoder": self._encoder, "decoder": self._decoder}
         self._weights = self._encoder.trainable_variables + self._decoder.trainable_variables
         self.optimizer = optimizer.adam(config)
         self.optimizer.build(self._weights)
         self.state = {**self.networks, "optimizer": self.optimizer}
-        if config.calibrated:
-            self.begins_with = 4000
-            # Clipped values would have no gradient.
-            self._to_pixels = keras.Model(self._decoder.input, self._decoder.layers[-1].input)
-            self._variance = tf.Variable(
-                0.01, trainable=False, dtype=keras.config.floatx(), aggregation=tf.VariableAggregation.SUM
-            )
-            self.state["variance"] = self._variance
-
-    def begin(self, images: Iterable[np.ndarray], chiefs: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Sets the linear layers to probabilistic PCA of train images: `Model.begin`.
-
-        That is the optimum of a linear VAE (Lucas et al. 2019, arXiv:1911.02469): training keeps it and
-        learns what is not linear. In closed form (Tipping & Bishop 1999): with the principal components v,
-        their variances λ and σ² the mean of the variances that are left over, the decoder is v √(λ - σ²), the
-        posterior's mean √(λ - σ²) / λ vᵀ(x - mean) and its variance σ² / λ.
-        """
-        from latentfaces.common.principal_components import fit  # which takes a second to import
-
-        to_mean, to_pixels = (network.get_layer("linear") for network in (self._encoder, self._decoder))
-        rows = np.concatenate([_shrunk(to_float(batch)) for batch in images])
-        count = min(self._config.latent_dim, min(rows.shape) - 1)
-        if count < 1:
-            return
-        found = fit(rows, count)
-        arrays = [found.mean, found.components, found.variances, np.array([found.left])]
-        mean, components, variances, (left,) = (chiefs(array) for array in arrays)
-        scale = np.sqrt(variances - left)[:, None] * components
-        inverse = scale / variances[:, None]
-        unused = [(0, self._config.latent_dim - count)]
-        to_mean.set_weights([np.pad(inverse, [*unused, (0, 0)]).T, np.pad(-inverse @ mean, unused)])
-        to_pixels.set_weights([np.pad(scale, [*unused, (0, 0)]), mean])
-        log_var = self._encoder.get_layer("z_log_var")
-        log_var.set_weights([log_var.get_weights()[0], np.pad(np.log(left / variances), unused)])
-        self._variance.assign(left)
 
     def step(self, images: tf.Tensor, noise: GlobalBatchNoise) -> dict[str, tf.Tensor]:
         """Trains on one replica's share of a global batch: `Model.step`."""
         config = self._config
-        if config.mirrored:
-            images = augment.mirror(images, noise)
 
-        def compute_gradients() -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+        def compute_gradients() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             with tf.GradientTape() as tape:
                 z_mean, z_log_var = self._encoder(images, training=True)
                 # The sampler, listing 12.25
                 z = z_mean + tf.exp(0.5 * z_log_var) * noise.normal(config.latent_dim)
-                if config.calibrated:
-                    outputs = self._to_pixels(z, training=True)
-                    pixels = gaussian_loss(images, outputs, self._variance)
-                    kl = kl_loss(z_mean, z_log_var)
-                else:
-                    outputs = self._decoder(z, training=True)
-                    pixels = cross_entropy(images, outputs)
-                    kl = kl_loss(z_mean, z_log_var) / config.latent_dim
-                reconstruction = tf.reduce_sum(pixels) / config.batch_size
+                reconstruction = cross_entropy(images, self._decoder(z, training=True))
+                reconstruction = tf.reduce_sum(reconstruction) / config.batch_size
+                kl = kl_loss(z_mean, z_log_var) / config.latent_dim
                 kl = tf.reduce_sum(kl) / config.batch_size
                 total = reconstruction + kl
                 scaled = self.optimizer.scale_loss(total)
-            error = tf.reduce_sum(tf.reduce_mean(tf.square(images - outputs), axis=(1, 2, 3)))
-            return (
-                tape.gradient(scaled, self._weights),
-                [total, reconstruction, kl],
-                error / config.batch_size,
-            )
+            return tape.gradient(scaled, self._weights), [total, reconstruction, kl]
 
-        gradients, losses, error = optimizer.compute(compute_gradients, config)
+        gradients, losses = optimizer.compute(compute_gradients, config)
         self.optimizer.apply(gradients, self._weights)
-        if config.calibrated:  # what the replicas assign is summed
-            replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-            self._variance.assign(_KEPT / replicas * self._variance + (1 - _KEPT) * error)
         return dict(zip(self.loss_names, losses, strict=True))
 
 
-def _shrunk(images: np.ndarray) -> np.ndarray:
-    """Returns what the linear path sees of images [N, H, W, C], float64 [N, values]."""
-    count, height, width, channels = images.shape
-    by = _shrink(images.shape[1:])
-    cells = images.astype(np.float64).reshape(count, height // by, by, width // by, by, channels)
-    return cells.mean(axis=(2, 4)).reshape(count, -1)
-
-
-def build(preset: str, image_shape: ImageShape, latent_dim: int) -> dict[str, keras.Model]:
-    """Builds the networks of a preset.
-
-    Args:
-        preset: a name in `VAE.presets`.
-        image_shape: (height, width, channels).
-        latent_dim: dimensions of the latent space.
-
-    Returns:
-        "encoder", images to [z_mean, z_log_var], each [N, latent_dim], and "decoder", latents to images.
-    """
-    if preset == "book":
-        return {
-            "encoder": book_encoder(image_shape, latent_dim),
-            "decoder": book_decoder(image_shape, latent_dim),
-        }
-    filters = {"small": (32, 64, 128), "faces": (64, 128, 256, 256)}[preset]
-    return {
-        "encoder": faces_encoder(image_shape, latent_dim, filters),
-        "decoder": faces_decoder(image_shape, latent_dim, filters),
-    }
-
-
-def book_encoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
+def encoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     """The book's VAE encoder, listing 12.24: images to (z_mean, z_log_var), each [N, latent_dim]."""
     images = keras.Input(image_shape)
     x = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu")(images)
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu")(x)
     x = layers.Flatten()(x)
     x = layers.Dense(16, activation="relu")(x)
-    return keras.Model(images, _posterior(x, latent_dim), name="encoder")
+    return keras.Model(images, posterior(x, latent_dim), name="encoder")
 
 
-def book_decoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
+def decoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     """The book's VAE decoder, listing 12.26: latents [N, latent_dim] to images."""
     height, width, channels = image_shape
     latents = keras.Input((latent_dim,))
@@ -266,86 +136,13 @@ def book_decoder(image_shape: ImageShape, latent_dim: int) -> keras.Model:
     return keras.Model(latents, convolution.to_pixels(x, channels, 3), name="decoder")
 
 
-def faces_encoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
-    """Convolutions with stride 2, and beside them a linear path from the image, at most 32x32, to z_mean.
-
-    At first the convolutions add nothing.
-    """
-    images = keras.Input(image_shape)
-    z_mean, z_log_var = _posterior(layers.Flatten()(_strided(images, filters)[-1]), latent_dim, "zeros")
-    shrink = _shrink(image_shape)
-    few = images if shrink == 1 else layers.AveragePooling2D(shrink)(images)
-    linear = _fixed_linear(latent_dim)(layers.Flatten()(few))
-    mean = layers.Add(dtype=keras.config.floatx())([z_mean, linear])
-    return keras.Model(images, [mean, z_log_var], name="encoder")
-
-
-def faces_decoder(image_shape: ImageShape, latent_dim: int, filters: tuple[int, ...]) -> keras.Model:
-    """A linear path to an image, at most 32x32, which is enlarged, and convolutions that correct it.
-
-    They see that image at every scale (as in U-Net, Ronneberger et al. 2015), and the latents at the
-    smallest. The last doubling is a convolution to the four pixels that take the place of one (Shi et al.
-    2016). At first they add nothing. The sum is clipped to [0, 1].
-    """
-    height, width, channels = image_shape
-    scale, shrink = 2 ** len(filters), _shrink(image_shape)
-    latents = keras.Input((latent_dim,))
-    few = (height // shrink, width // shrink, channels)
-    linear = layers.Reshape(few)(_fixed_linear(math.prod(few))(latents))
-    if shrink > 1:
-        enlarge = upsampling.UpSampling2D(shrink, interpolation="bilinear", dtype=keras.config.floatx())
-        linear = enlarge(linear)
-    seen = _strided(linear, filters)
-    x = layers.Dense(height // scale * (width // scale) * filters[-1], kernel_initializer=blocks.he())(
-        latents
-    )
-    x = blocks.normalized(layers.Reshape((height // scale, width // scale, filters[-1]))(x))
-    start = keras.initializers.VarianceScaling(
-        8.0, "fan_out"
-    )  # each pixel is the sum of a quarter of the kernel
-    for count in filters[-2::-1]:
-        x = layers.Add()([x, seen.pop()])
-        x = layers.Conv2DTranspose(count, 4, strides=2, padding="same", kernel_initializer=start)(x)
-        x = blocks.normalized(x)
-    x = layers.Add()([x, seen.pop()])
-    x = layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x)
-    x = layers.Reshape((height // 2, width // 2, 2, 2, channels))(x)
-    x = layers.Reshape(image_shape)(layers.Permute((1, 3, 2, 4, 5))(x))
-    pixels = layers.Add(dtype=keras.config.floatx())([x, linear])
-    return keras.Model(
-        latents, layers.ReLU(max_value=1.0, dtype=keras.config.floatx())(pixels), name="decoder"
-    )
-
-
-def _strided(images: keras.KerasTensor, filters: tuple[int, ...]) -> list[keras.KerasTensor]:
-    """Convolutions with stride 2, one after the other: what each of them makes."""
-    made: list[keras.KerasTensor] = []
-    for count in filters:
-        source = made[-1] if made else images
-        x = layers.Conv2D(count, 4, strides=2, padding="same", kernel_initializer=blocks.he())(source)
-        made.append(blocks.normalized(x))
-    return made
-
-
-def _fixed_linear(units: int) -> keras.layers.Layer:
-    """The layer that `VAE.begin` sets and nothing changes: trained, it learns the train images by heart."""
-    return layers.Dense(
-        units, name="linear", trainable=False, kernel_initializer="zeros", dtype=keras.config.floatx()
-    )
-
-
-def _shrink(image_shape: ImageShape) -> int:
-    """By how much the linear path's images are smaller, so that they have at most 32x32 pixels."""
-    height, width, _ = image_shape
-    return next(
-        by for by in itertools.count(1) if max(height, width) <= 32 * by and height % by == width % by == 0
-    )
-
-
-def _posterior(
+def posterior(
     x: keras.KerasTensor, latent_dim: int, start: keras.initializers.Initializer | str = "glorot_uniform"
 ) -> list[keras.KerasTensor]:
-    # float32 whatever the precision: the KL term takes the exponential of z_log_var
+    """Ends an encoder: features [N, F] to (z_mean, z_log_var), each [N, latent_dim].
+
+    In float32 whatever the precision: the KL term takes the exponential of z_log_var.
+    """
     return [
         layers.Dense(latent_dim, name=name, kernel_initializer=start, dtype=keras.config.floatx())(x)
         for name in ("z_mean", "z_log_var")
