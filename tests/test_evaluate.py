@@ -164,6 +164,8 @@ def test_a_perfect_vae_scores_perfectly(result):
         assert row["real_share"] == pytest.approx(attributes[:, index].mean())
         assert row["guessing"] == max(row["real_share"], 1 - row["real_share"])
         assert 0 <= row["gan_share"] <= 1 and 0 <= row["vae_share"] <= 1
+        missed = abs(row["held_out_share"] - row["real_share"])
+        assert missed <= 1 - row["real_accuracy"] and abs(row["train_share"] - 0.5) < 0.1
 
 
 def test_distances_tell_real_images_from_noise(result):
@@ -414,7 +416,7 @@ def test_a_module_in_the_folder_is_registered_after_those_that_are_named(tmp_pat
 class Other:
     """A second family with an encoder."""
 
-    title, encoder, generator = "AE", "encoder", "decoder"
+    title, encoder, generator, prior = "AE", "encoder", "decoder", None
 
 
 def test_what_a_second_autoencoder_gives_has_its_name_in_front(faces, tmp_path, monkeypatch):

@@ -13,8 +13,10 @@ HEADLINE = "Eyeglasses"  # for the top of the page: small, and so what blurred r
 def attributes(inputs: Inputs) -> Result | None:
     """For each attribute how often it is there, and how often it is read rightly, both in [0, 1].
 
-    `real_share`; `guessing`, the accuracy of always giving the commoner answer; `real_accuracy`;
-    `reconstruction_accuracy`; and of each model's samples `<model>_share`.
+    `real_share`, by the labels; `guessing`, the accuracy of always giving the commoner answer;
+    `real_accuracy`; `reconstruction_accuracy`; and, as the classifier sees it, which may be too seldom, in
+    which share of each model's samples it is, `<model>_share`, of the train images, `train_share`, and of the
+    held-out ones, `held_out_share`.
     """
     names, labels = inputs.real.attribute_names, inputs.real.held_out_attributes
     if not names:
@@ -31,10 +33,14 @@ def attributes(inputs: Inputs) -> Result | None:
         key = f"{autoencoder.name}_reconstruction_accuracy" if number else "reconstruction_accuracy"
         values[key] = accuracy(autoencoder.reconstruction_predictions, labels)
         headings[key] = f"accuracy,\n{f'{autoencoder.title} ' if number else ''}reconstructions"
-    headings["real_share"] = "share,\nreal images"
-    for model in inputs.models:
-        values[f"{model.name}_share"] = np.mean(model.sample_predictions > 0.5, axis=0)
-        headings[f"{model.name}_share"] = f"share,\n{model.title} samples"
+    seen = {
+        "train": ("train images", inputs.classifier(inputs.real.train)),
+        "held_out": ("held-out images", inputs.real_predictions),
+        **{model.name: (f"{model.title} samples", model.sample_predictions) for model in inputs.models},
+    }
+    for key, (images, predictions) in seen.items():
+        values[f"{key}_share"] = np.mean(predictions > 0.5, axis=0)
+        headings[f"{key}_share"] = f"seen in\n{images}"
 
     numbers = {
         name: {key: float(column[index]) for key, column in values.items()}
@@ -44,8 +50,8 @@ def attributes(inputs: Inputs) -> Result | None:
         "Attributes",
         "A small classifier, trained on real images of the train split, reads the attributes off "
         f"{len(labels)} held-out images{' and off their reconstructions' if autoencoders else ''}; "
-        "“guessing” is the accuracy of always giving the commoner answer. The shares tell how often an "
-        "attribute is seen.",
+        "“guessing” is the accuracy of always giving the commoner answer. It should see an attribute as "
+        "often in samples as in train images; in held-out images tells how near that comes.",
         columns=["", *headings.values()],
         rows=[[name.replace("_", " "), *(percent(numbers[name][key]) for key in headings)] for name in names],
     )
