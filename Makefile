@@ -15,7 +15,7 @@ demo: env
 	$(BIN)/latentfaces demo --output runs/demo
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # On the Kubernetes of KUBECONFIG, whose only node has IMAGE
 test-cluster: export IMAGE ?= localhost/latentfaces:test

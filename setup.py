@@ -55,6 +55,7 @@ setup(
             "prdc>=0.2",
             "pytest>=8",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "ruff>=0.14",
             "selenium>=4.40",
             "tensorflow-datasets>=4.9.9",

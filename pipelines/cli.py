@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,22 @@ app = typer.Typer(
 )
 app.add_typer(cluster_cli.commands)
 app.add_typer(models_cli.commands)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"latentfaces {version('latentfaces')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all_commands(
+    version: Annotated[  # noqa: ARG001 - acted on when it is read
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
 
 Source = Annotated[
     str,

@@ -5,9 +5,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 from contextlib import ExitStack
 from http import HTTPStatus
+from pathlib import Path
 from unittest import mock
 
 import cv2
@@ -32,6 +34,24 @@ from latentfaces.common.promoted import PROMOTED, Decision, update
 from latentfaces.pipelines.cli import app
 from latentfaces.preprocessing import job
 from latentfaces.preprocessing.sources.celeba import ATTRIBUTES
+
+# The longest first, so that two processes that share the tests end together.
+LONG = [
+    "launch",
+    "train",
+    "pipeline",
+    "job_interleavings",
+    "warm_start",
+    "tour",
+    "evaluate",
+    "report",
+    "promote",
+]
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 def free_ports(count):
@@ -274,6 +294,12 @@ def photographs(tmp_path):
     for number, name in enumerate(("ann.jpg", "bob.png")):
         cv2.imwrite(str(folder / name), photograph(number))
     return [folder / "ann.jpg", folder / "bob.png"]
+
+
+def peak_memory():
+    """The most bytes that this process had at once; getrusage's begin with those of the process before it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) << 10
 
 
 def shares_of_a_step(make, images, noise_of, replicas):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,11 @@ def test_ctrl_c_ends_with_its_status_if_what_reads_got_it_first(tmp_path):  # in
         process.stderr.close()
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
+
+
+def test_the_version_is_the_installed_one():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"latentfaces {version('latentfaces')}\n")
 
 
 def test_a_reader_that_stops_is_no_error():

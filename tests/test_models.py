@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -279,17 +280,17 @@ LARGE = [
     ("GlobalMaxPooling2D", {}),
 ]
 MEMORY = """
-import resource, sys
+import sys
+from conftest import peak_memory
 from latentfaces.common.errors import UserError
 from latentfaces.components.evaluate.models import load_network
-def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for folder in sys.argv[1:]:  # the first is loaded, the others are refused
-    before = most()
+    before = peak_memory() / (1 << 20)
     try:
         load_network(folder, "generator.keras", (None,), (8, 8, 3))
         print("loaded")
     except UserError as error:
-        print(round(most() - before), error)
+        print(round(peak_memory() / (1 << 20) - before), error)
 """
 
 
@@ -305,7 +306,9 @@ def test_what_is_refused_takes_little_memory(gan, tmp_path):
         with ThreadPoolExecutor(1) as other:  # with which Keras' variables without values are gone
             other.submit(rewrite, tmp_path / name / "generator.keras", config, weights).result()
     command = [sys.executable, "-c", MEMORY, gan, *(tmp_path / name for name in bombs)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
     assert lines[0] == "loaded" and len(lines) == 4
     for line, (_, _, says) in zip(lines[1:], bombs.values(), strict=True):
         assert says in line and int(line.split()[0]) < 50, line

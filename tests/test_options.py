@@ -90,7 +90,7 @@ def test_models_trained_together_share_what_is_shared():
         assert options.keys() == {key for model in models for key in options_of(model.Config)}
         config = settle(name, options, (64, 64, 3))
         assert (config.epochs, config.seed) == (7, 5)
-        assert config.batch_size == find_model(name).presets[config.preset].settings["batch_size"]
+        assert config.batch_size == presets(name)[config.preset].settings["batch_size"]
 
 
 def test_an_option_of_another_model_is_refused():

@@ -387,7 +387,7 @@ def test_a_run_on_photographs_is_stopped_goes_on_and_is_run_again(photographs, b
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"20\d{6}-\d{6}", folder.name) and f"run {folder.name} begins" in printed
     made = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.keras")}
-    assert {path.parent.name for path in made} == {"vae"} and len(made) == 2  # it is trained first
+    assert {path.parent.name for path in made} == {"vae"} and len(made) == 3  # it is trained first
 
     status, printed = run(stop_at=f"samples to look at come into {folder}/gan")
     assert status == 130 and re.search(r"leaving; the checkpoint of step \d+ is saved\n$", printed), printed

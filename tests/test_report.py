@@ -28,7 +28,7 @@ from latentfaces.components.evaluate.metrics import METRICS
 from latentfaces.components.evaluate.registry import Animation, Finding
 from latentfaces.components.evaluate.steps import UnsupportedError, export
 from latentfaces.components.train.convolution import portable
-from latentfaces.components.train.models import dcgan, vae
+from latentfaces.components.train.models import dcgan, faces_vae, vae
 from latentfaces.preprocessing.resize import smart_resize
 
 SHAPE = (16, 16, 3)
@@ -169,12 +169,12 @@ def mixed():
 
 
 NETWORKS = {
-    "VAE small": lambda: vae.build("small", (32, 32, 3), 64)["decoder"],
-    "VAE small encoder": lambda: vae.build("small", (32, 32, 3), 64)["encoder"],
-    "VAE book": lambda: vae.build("book", (28, 28, 1), 2)["decoder"],
-    "VAE book encoder": lambda: vae.build("book", (28, 28, 1), 2)["encoder"],
-    "VAE faces": lambda: vae.build("faces", (64, 64, 3), 128)["decoder"],
-    "VAE faces encoder": lambda: vae.build("faces", (64, 64, 3), 128)["encoder"],
+    "VAE small": lambda: faces_vae.decoder((32, 32, 3), 64, faces_vae.FILTERS["small"]),
+    "VAE small encoder": lambda: faces_vae.encoder((32, 32, 3), 64, faces_vae.FILTERS["small"]),
+    "VAE book": lambda: vae.decoder((28, 28, 1), 2),
+    "VAE book encoder": lambda: vae.encoder((28, 28, 1), 2),
+    "VAE faces": lambda: faces_vae.decoder((64, 64, 3), 128, faces_vae.FILTERS["faces"]),
+    "VAE faces encoder": lambda: faces_vae.encoder((64, 64, 3), 128, faces_vae.FILTERS["faces"]),
     "GAN small": lambda: dcgan.build("small", (32, 32, 3), 64)["generator"],
     "GAN book": lambda: dcgan.build("book", (32, 32, 3), 128)["generator"],
     "mixed": mixed,

@@ -217,13 +217,13 @@ def test_a_trained_model_is_trained_for_longer_and_stays_whole_meanwhile(
 
 
 def test_a_vae_that_is_killed_while_it_learns_its_prior_ends_the_same(tiny_dataset, tmp_path):
-    config = configure("vae", str(tiny_dataset), preset="small", steps=120, batch_size=4)
+    config = configure("vae", str(tiny_dataset), preset="small", steps=40, batch_size=4)
 
     def train(folder, rounds):
         left = iter([None] * rounds)
 
         def be_killed():
-            if next(left, Killed) is Killed and (folder / "checkpoints" / "00000120" / "done").exists():
+            if next(left, Killed) is Killed and (folder / "checkpoints" / "00000040" / "done").exists():
                 raise Killed
 
         loop.train(config, RunOptions(), folder, on_progress=be_killed)

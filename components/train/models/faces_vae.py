@@ -28,6 +28,8 @@ with epy.lazy_imports():
 if TYPE_CHECKING:
     from latentfaces.components.train.noise import GlobalBatchNoise
 
+FILTERS = {"small": (32, 64, 128), "faces": (64, 128, 256, 256)}  # of the convolutions, by preset
+
 _KEPT = 0.9  # of the likelihood's variance at each step
 _ENDS_WITH = 10_000  # train images, at most
 
@@ -87,7 +89,7 @@ class FacesVAE(VAE):
 
     def __init__(self, config: VAEConfig) -> None:
         self._config = config
-        filters = {"small": (32, 64, 128), "faces": (64, 128, 256, 256)}[config.preset]
+        filters = FILTERS[config.preset]
         self._encoder = encoder(config.image_shape, config.latent_dim, filters)
         self._decoder = decoder(config.image_shape, config.latent_dim, filters)
         self.networks = {"encoder": self._encoder, "decoder": self._decoder}
