@@ -66,8 +66,8 @@ class Model(ABC):
         loss_names: of the losses that `step` returns, in order.
         generator: the network that makes images of latents.
         encoder: the network that makes latents of images, where there is one: [z_mean, z_log_var].
-        prior: the network that makes such latents, of normally distributed numbers, as the images have, where
-            there is one; a folder of an earlier version may lack it.
+        prior: the network that makes latents such as the images' of normally distributed noise, where there
+            may be one: the configuration's `learned_prior` says whether there is.
         network_names: of all networks, as their files are called; those of a family's first model are in all
             of them.
         networks: by name.
@@ -117,9 +117,9 @@ class Model(ABC):
             chiefs: returns to every worker the array that the chief gives: machines round differently.
         """
 
-    def sample(self, latents: np.ndarray) -> tf.Tensor:
-        """Returns images of normally distributed numbers [N, latent_dim]: floats in [0, 1], [N, H, W, C]."""
-        return self.networks[self.generator](latents, training=False)
+    def sample(self, noise: np.ndarray) -> tf.Tensor:
+        """Returns images, floats in [0, 1], [N, H, W, C], of normally distributed noise [N, latent_dim]."""
+        return self.networks[self.generator](noise, training=False)
 
     def watch(self, losses: dict[str, float]) -> dict[str, float]:
         """May warn, or change settings of its own, where the losses call for it.

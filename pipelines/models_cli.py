@@ -110,7 +110,8 @@ def generate(
     truncation: Annotated[
         float | None,
         typer.Option(
-            help="Largest absolute value of a latent: less variety, more usual faces; 1 is moderate.",
+            help="Largest absolute value of the noise that an image is made of: less variety, more usual "
+            "faces; 1 is moderate.",
             show_default="the whole distribution",
         ),
     ] = None,

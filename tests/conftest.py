@@ -252,7 +252,8 @@ def save_models(run):
         (run / family).mkdir(parents=True)
         for name, network in networks.items():
             network.save(run / family / f"{name}.keras")
-        (run / family / "config.json").write_text(json.dumps({"model": family, "image_shape": shape}))
+        settings = {"model": family, "image_shape": shape, "learned_prior": "prior" in networks}
+        (run / family / "config.json").write_text(json.dumps(settings))
     (run / "evaluation").mkdir()
     save_concepts(run / "evaluation" / "concepts.npz", run / "vae")
 

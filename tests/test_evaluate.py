@@ -31,7 +31,9 @@ from latentfaces.components.evaluate import classifier, inputs
 from latentfaces.components.evaluate import folder as evaluations
 from latentfaces.components.evaluate.concepts import ESTIMATORS, concepts
 from latentfaces.components.evaluate.evaluate import evaluate
+from latentfaces.components.evaluate.feature_sets import feature_sets
 from latentfaces.components.evaluate.figures.manifold import manifold
+from latentfaces.components.evaluate.figures.samples import samples
 from latentfaces.components.evaluate.inputs import Autoencoder, Inputs, TrainedModel
 from latentfaces.components.evaluate.metrics.memorisation import memorisation
 from latentfaces.components.evaluate.registry import (
@@ -411,6 +413,30 @@ def test_a_module_in_the_folder_is_registered_after_those_that_are_named(tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     import_modules("findings", first=("c",))
     assert [name for name in sys.modules if name.startswith("findings.")] == [f"findings.{x}" for x in "cab"]
+
+
+def test_samples_are_of_the_prior_that_was_learned(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "SAMPLES", 8)
+    folder = shutil.copytree(faces / "vae", tmp_path / "vae")
+    settings = json.loads((folder / "config.json").read_text())
+    noise = keras.Input((768,))
+    always = keras.layers.Dense(768, kernel_initializer="zeros", bias_initializer="ones")(noise)
+    keras.Model(noise, always).save(folder / "prior.keras")
+
+    def read():
+        asked = EvaluateOptions(features="random")
+        return Inputs(str(faces / "data"), {"vae": str(folder)}, asked)
+
+    assert read().models[0].prior is None  # of a version that learned none
+    (folder / "config.json").write_text(json.dumps(settings | {"learned_prior": True}))
+    (model,) = read().models
+    assert len(model.samples) == 8 and np.ptp(model.samples, axis=0).max() == 0
+    features = np.concatenate([*feature_sets(model.inputs, 40)["vae_samples"][1]])  # most are not held
+    assert len(features) >= 40 and np.ptp(features, axis=0).max() < 1e-6
+    assert "the prior that was learned" in samples(model).caption
+    (folder / "prior.keras").unlink()
+    with pytest.raises(UserError, match="has no prior.keras"):
+        read()
 
 
 class Other:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from latentfaces.common.errors import UserError
 from latentfaces.components.evaluate import models
-from latentfaces.components.evaluate.models import Network, load_network, read_settings
+from latentfaces.components.evaluate.models import Network, load_network, load_prior, read_settings
 
 SHAPE = (8, 8, 3)
 
@@ -261,6 +261,41 @@ def test_models_that_carry_code_or_are_damaged_are_refused(tmp_path, length):
     path.write_bytes(path.read_bytes()[: length or None])
     with pytest.raises(UserError, match="generator.keras' can't be loaded"):
         load(tmp_path)
+
+
+def save_prior(folder, make=lambda x: keras.layers.Dense(4)(x), dimensions=4):
+    noise = keras.Input((dimensions,))
+    keras.Model(noise, make(noise)).save(folder / "prior.keras")
+
+
+@pytest.mark.parametrize(
+    ("make", "dimensions", "says"),
+    [
+        (lambda x: keras.layers.Dense(4)(x), 5, "takes 5, and 4 is needed"),
+        (lambda x: keras.layers.Dense(5)(x), 4, "gives 5, and 4 is needed"),
+        (lambda x: keras.layers.Reshape((2, 2))(x), 4, "gives 2x2, and 4 is needed"),
+        (lambda x: keras.layers.Lambda(lambda y: y + 1)(x), 4, "can't be loaded as a safe Keras model"),
+        (lambda x: keras.layers.Dense(4, bias_initializer=keras.initializers.Constant(np.nan))(x), 4,
+         "gives values that are not finite"),
+    ],
+)  # fmt: skip
+def test_a_strangers_prior_is_checked(tmp_path, make, dimensions, says):
+    save_prior(tmp_path, make, dimensions)
+    with pytest.raises(UserError, match=f"prior.keras'.*{says}"):
+        load_prior(str(tmp_path), {"model": "vae", "learned_prior": True}, 4)
+
+
+def test_a_prior_is_read_where_the_settings_say_that_there_is_one(tmp_path):
+    for settings in ({"model": "vae"}, {"model": "vae", "learned_prior": False}, {"model": "gan"}):
+        assert load_prior(str(tmp_path), settings, 4) is None
+    with pytest.raises(UserError, match="has no prior.keras"):
+        load_prior(str(tmp_path), {"model": "vae", "learned_prior": True}, 4)
+    save_prior(tmp_path)
+    prior = load_prior(str(tmp_path), {"model": "vae", "learned_prior": True}, 4)
+    assert prior(np.zeros((3, 4), np.float32)).shape == (3, 4)
+    (tmp_path / "prior.keras").write_bytes((tmp_path / "prior.keras").read_bytes()[:-100])
+    with pytest.raises(UserError, match="prior.keras' can't be loaded"):
+        load_prior(str(tmp_path), {"model": "vae", "learned_prior": True}, 4)
 
 
 def description(*layers):

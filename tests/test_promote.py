@@ -141,6 +141,26 @@ def test_a_spoiled_model_is_rejected_and_the_other_one_judged_by_itself(run, tmp
     assert made["gan"].decision == PROMOTED
 
 
+def test_a_vae_is_judged_by_the_prior_that_it_learned(run):
+    def learn(value):
+        def spoil(folder):
+            noise = keras.Input((LATENTS,))
+            times = keras.initializers.Identity(value)
+            latents = keras.layers.Dense(LATENTS, kernel_initializer=times)(noise)
+            keras.Model(noise, latents).save(folder / "vae" / "prior.keras")
+            settings = json.loads((folder / "vae" / "config.json").read_text())
+            (folder / "vae" / "config.json").write_text(json.dumps(settings | {"learned_prior": True}))
+
+        return spoil
+
+    first = run("first")["vae"]
+    same = run("same", spoil=learn(1.0))["vae"]
+    assert same.decision == PROMOTED, same.why
+    assert same.distance == pytest.approx(first.distance)
+    collapsed = run("collapsed", spoil=learn(0.0))["vae"]
+    assert collapsed.decision == REJECTED and collapsed.distance > 2 * first.distance
+
+
 def test_a_model_that_is_as_good_in_another_way_is_not_held_up_by_chance(run):
     run("first")
     for seed in range(3):

@@ -31,7 +31,7 @@ WHOLE = {
     *("config.json", "longer.txt", "history.csv", "samples/epoch-0001.png", "logs/events.out.tfevents.1.v2"),
     *("checkpoints/00000002/state.index", "checkpoints/.00000004.part/losses.npy", ".lease"),
 }
-NETWORKS = {"vae": ("encoder", "decoder"), "gan": ("generator", "discriminator")}
+NETWORKS = {"vae": ("encoder", "decoder", "prior"), "gan": ("generator", "discriminator")}
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -220,7 +220,10 @@ def test_killed_at_any_moment_it_leaves_nothing_that_counts_as_whole(root, monke
             assert of_run - remaining <= marks(of_run) or not marks(remaining)
             assert set(storage.list_files(data)) == of_data
         assert set(storage.list_files(data)) == of_data or not find_dataset(data)
-        prune(root, 1, tuple, "new")
+        with monkeypatch.context() as patched:
+            if remaining == {"run.json"}:  # as of one that has just begun, which is given up later
+                patched.setattr(module, "_QUIET", -DAY)
+            prune(root, 1, tuple, "new")
         assert present(root) == {"new"}
         killed_after += 4
     assert killed_after > len(of_run) > 20

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -216,27 +217,35 @@ def test_a_trained_model_is_trained_for_longer_and_stays_whole_meanwhile(
     assert pictures[0] == pictures[1]
 
 
-def test_a_vae_that_is_killed_while_it_learns_its_prior_ends_the_same(tiny_dataset, tmp_path):
-    config = configure("vae", str(tiny_dataset), preset="small", steps=40, batch_size=4)
+@pytest.fixture(scope="module")
+def vae_of_100_steps(tiny_dataset, tmp_path_factory):
+    config = configure("vae", str(tiny_dataset), preset="small", steps=100, batch_size=4)
+    folder = tmp_path_factory.mktemp("vae")
+    loop.train(config, RunOptions(), folder)
+    return config, weights_of(folder, config)
 
-    def train(folder, rounds):
-        left = iter([None] * rounds)
 
-        def be_killed():
-            if next(left, Killed) is Killed and (folder / "checkpoints" / "00000040" / "done").exists():
+@pytest.mark.parametrize("end", [Killed, signal.SIGTERM])
+def test_a_vae_that_is_stopped_while_it_learns_its_prior_ends_the_same(vae_of_100_steps, tmp_path, end):
+    config, whole = vae_of_100_steps
+    calls = []
+
+    def be_stopped():
+        if (tmp_path / "checkpoints" / "00000100" / "done").exists():
+            calls.append(1)
+        if len(calls) == 26:  # the 96 images come in 24 batches
+            if end is Killed:
                 raise Killed
+            os.kill(os.getpid(), end)
 
-        loop.train(config, RunOptions(), folder, on_progress=be_killed)
-
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    train(whole, 10**6)
-    with pytest.raises(Killed):
-        train(folder, 0)
-    assert not list(folder.glob("*.keras"))
-    train(folder, 10**6)
-    names = sorted(path.stem for path in folder.glob("*.keras"))
+    with pytest.raises(Killed if end is Killed else SystemExit) as caught:
+        loop.train(config, RunOptions(), tmp_path, on_progress=be_stopped)
+    assert end is Killed or caught.value.code == 143
+    assert not list(tmp_path.glob("*.keras"))
+    loop.train(config, RunOptions(), tmp_path)
+    names = sorted(path.stem for path in tmp_path.glob("*.keras"))
     assert names == sorted(find_model("vae", "small").network_names)
-    for one, another in zip(*(weights_of(each, config) for each in (whole, folder)), strict=True):
+    for one, another in zip(weights_of(tmp_path, config), whole, strict=True):
         np.testing.assert_array_equal(one, another)
 
 

@@ -181,7 +181,7 @@ def compare(real: np.ndarray, features: np.ndarray, others: np.ndarray, seed: in
     Args:
         real: float [N, D].
         features: float [M, D], of the first model's samples.
-        others: float [M, D], of the second one's, made of the same latents.
+        others: float [M, D], of the second one's, made of the same noise.
         seed: of the resampling.
     """
     rng = np.random.default_rng(seed)

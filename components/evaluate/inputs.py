@@ -118,8 +118,8 @@ class TrainedModel:
         generator: latents [N, D] to images [N, H, W, C].
         generator_name: what the family calls that network.
         latent_dim: D.
-        prior: makes such latents as images have, of normally distributed numbers, [N, D]; None where the
-            normal distribution is the prior.
+        prior: makes latents such as the images' of normally distributed noise, [N, D]; None where N(0, I) is
+            the prior.
         landmark_name: what one of the `landmarks` is.
 
     Raises:
@@ -137,11 +137,11 @@ class TrainedModel:
         shape = inputs.dataset.image_shape
         self.generator = load_network(folder, f"{family.generator}.keras", takes=(None,), gives=shape)
         self.latent_dim: int = self.generator.input_shape[0]
-        self.prior = load_prior(folder, name, self.latent_dim)
+        self.prior = load_prior(folder, self.settings, self.latent_dim)
 
-    def from_prior(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns latents from the model's prior, made of normally distributed numbers, float32 [N, D]."""
-        return self.prior(numbers) if self.prior else numbers
+    def from_prior(self, noise: np.ndarray) -> np.ndarray:
+        """Returns latents from the model's prior, made of normally distributed noise, float32 [N, D]."""
+        return self.prior(noise) if self.prior else noise
 
     def generate(self, points: np.ndarray) -> np.ndarray:
         """Returns the images, float32 [..., H, W, C], of latents [..., D], all in one sweep of batches."""
@@ -151,6 +151,11 @@ class TrainedModel:
     @functools.cached_property
     def landmarks(self) -> np.ndarray:
         """Latents of good images, which ways lead from and to: those of the `samples`, float32 [N, D]."""
+        return self.sample_latents
+
+    @functools.cached_property
+    def sample_latents(self) -> np.ndarray:
+        """Random latents, float32 [at most `SAMPLES`, D]."""
         count = self.inputs.fitting(SAMPLES)
         return self.from_prior(latents.sample(count, self.latent_dim, self.inputs.seed))
 
@@ -158,8 +163,7 @@ class TrainedModel:
     def samples(self) -> np.ndarray:
         """Images of random latents, float32 [at most `SAMPLES`, H, W, C]."""
         logger.info("evaluate: sampling the %s", self.title)
-        count = self.inputs.fitting(SAMPLES)
-        return self.generate(self.from_prior(latents.sample(count, self.latent_dim, self.inputs.seed)))
+        return self.generate(self.sample_latents)
 
     @functools.cached_property
     def sample_features(self) -> np.ndarray:

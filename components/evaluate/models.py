@@ -190,28 +190,29 @@ def load_model(
     Raises:
         UserError: as `read_settings` and `load_network` do.
     """
-    image_shape = tuple(read_settings(folder, name, image_shape)["image_shape"])
+    settings = read_settings(folder, name, image_shape)
+    image_shape = tuple(settings["image_shape"])
     family = find_model(name)
     for other in family.network_names:
         if other != family.generator:  # it reads images
             load_network(folder, f"{other}.keras", takes=image_shape, gives=(None,))
     generator = load_network(folder, f"{family.generator}.keras", takes=(None,), gives=image_shape)
-    return generator, load_prior(folder, name, generator.input_shape[0])
+    return generator, load_prior(folder, settings, generator.input_shape[0])
 
 
-def load_prior(folder: str, name: str, latent_dim: int) -> Network | None:
-    """Loads the network that makes a model's latents of normally distributed numbers, if there is one.
+def load_prior(folder: str, settings: dict[str, Any], latent_dim: int) -> Network | None:
+    """Loads the network that makes a model's latents of normally distributed noise, if it has one.
 
     Args:
         folder: local or `gs://`.
-        name: of the model family.
+        settings: what `read_settings` gave.
         latent_dim: how many numbers it takes and gives.
 
     Raises:
         UserError: as `load_network` does.
     """
-    prior = find_model(name).prior
-    if prior is None or not storage.is_file(storage.resolve(folder) / f"{prior}.keras"):
+    prior = find_model(settings["model"]).prior
+    if prior is None or not settings.get("learned_prior"):
         return None
     return load_network(folder, f"{prior}.keras", takes=(latent_dim,), gives=(latent_dim,))
 

@@ -84,7 +84,7 @@ class Trained:
         self._file = f"{find_model(self.family).generator}.keras"
         self._generator = models.load_network(folder, self._file, takes=(None,), gives=self.image_shape)
         self.latent_dim: int = self._generator.input_shape[0]
-        self._prior = models.load_prior(folder, self.family, self.latent_dim)
+        self._prior = models.load_prior(folder, settings, self.latent_dim)
 
     @functools.cached_property
     def _encoder(self) -> Network:

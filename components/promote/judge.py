@@ -1,4 +1,4 @@
-"""How one model is judged against another: by the same images and features, from the same latents."""
+"""How one model is judged against another: by the same images and features, of the same noise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Judge:
         root: the pipeline's folder.
         run: the run.
         tolerance: standard errors by which a model may be worse than the promoted one.
-        seed: of the samples' latents and of the resampling.
+        seed: of the samples' noise and of the resampling.
 
     Raises:
         UserError: if there is no data set.

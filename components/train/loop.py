@@ -58,7 +58,7 @@ def train(
         config: what is trained.
         run: when to log and to save.
         folder: the model folder.
-        on_progress: called after every round of steps.
+        on_progress: called after every round of steps, and often while the networks are finished.
 
     Raises:
         UserError: if the data set can't be read or the batch can't be divided among the replicas.
@@ -103,8 +103,9 @@ def train(
 
     def train_images(count: int) -> Iterator[np.ndarray]:
         rows = np.arange(min(len(examples), count))
-        for start in range(0, len(rows), _AT_ONCE):
-            yield parse_images(examples.read(rows[start : start + _AT_ONCE]), config.image_shape).numpy()
+        size = min(_AT_ONCE, config.batch_size)  # for which there is memory
+        for start in range(0, len(rows), size):
+            yield parse_images(examples.read(rows[start : start + size]), config.image_shape).numpy()
 
     if model.begins_with and not step:
         model.begin(train_images(model.begins_with), exchange.chiefs)
@@ -182,7 +183,7 @@ def train(
             losses = losses[:0]
 
         # Show samples after each epoch.
-        if monitor and (step == epoch_end or is_last):
+        if monitor and step == epoch_end and not is_last:
             monitor.picture(
                 step, step * config.batch_size // len(examples), model.sample(monitor.latents).numpy()
             )
@@ -203,21 +204,22 @@ def train(
                 logger.info("leaving; the checkpoint of step %d is saved", step)
             sys.exit(TERMINATED if terminated.is_set() else PEER_LOST)
 
-    def go_on() -> None:
-        on_progress()
-        if terminated.is_set():
-            logger.info("leaving; the checkpoint of step %d is saved", step)
-            sys.exit(TERMINATED)
-
-    # Finish and save the networks, and show what they make.
+    # Finish the networks, show what they make, and save them.
     if monitor:
+
+        def go_on() -> None:
+            on_progress()
+            if terminated.is_set():
+                monitor.close()
+                logger.info("leaving; the checkpoint of step %d is saved", step)
+                sys.exit(TERMINATED)
+
         monitor.end()
         model.finish(train_images(model.ends_with), go_on)
-        monitor.picture(
-            step, step * config.batch_size // len(examples), model.sample(monitor.latents).numpy()
-        )
-        monitor.close()
         _check_weights(model.networks, step)
+        epoch = step * config.batch_size // len(examples)
+        monitor.show_finished(step, epoch, model.sample(monitor.latents).numpy())
+        monitor.close()
         _save(model.networks, folder)
 
 

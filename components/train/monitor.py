@@ -107,6 +107,12 @@ class Monitor:
         with self._writer.as_default(step):
             tf.summary.image("samples", np.asarray(picture.convert("RGB"))[None])
 
+    def show_finished(self, step: int, epoch: int, images: np.ndarray) -> None:
+        """Shows and measures samples of the networks as they are saved, in place of the last ones."""
+        self.picture(step, epoch, images)
+        if self._rows:
+            self._rows[-1]["diversity_ratio"] = self.diversity_ratio(step, images[:_FEW_SAMPLES])
+
     @property
     def latents(self) -> np.ndarray:
         """The latents of the sample pictures, float64 [64, latent_dim], the same in every epoch."""

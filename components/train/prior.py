@@ -2,9 +2,9 @@
 
 The latents of all images together have the moments of the normal distribution, but leave much of it empty:
 between those of faces with a hat and without lie ghosts of hats. A small generator, whose input is normally
-distributed, learns to keep out of there from a discriminator that also sees latents of train images (a GAN in
-latent space: Engel et al. 2018, Latent Constraints, arXiv:1711.05772), in far fewer seconds than a GAN
-needs to learn images. Loss and penalties are R3GAN's (Huang et al. 2024, arXiv:2501.05441).
+distributed, learns to keep out of there from a discriminator that also sees latents of train images: a GAN in
+latent space (Engel et al. 2018, Latent Constraints, arXiv:1711.05772), which needs far fewer seconds than one
+that draws images. Loss and penalties are R3GAN's (Huang et al. 2024, arXiv:2501.05441).
 """
 
 from __future__ import annotations
@@ -49,20 +49,22 @@ def learn(
         on_progress: called after some steps, again and again.
 
     Returns:
-        Normally distributed numbers [N, latent_dim] to latents [N, latent_dim].
+        Normally distributed noise [N, latent_dim] to latents [N, latent_dim].
     """
     keras.utils.set_random_seed(config.short_seed)
     floatx, steps = keras.config.floatx(), min(_STEPS, _PER_STEP * config.steps)
     largest = visible.max()
     scale = tf.constant(visible / largest if largest > 0 else np.ones_like(visible), floatx)
-    places, deviations = tf.constant(means, floatx), tf.exp(tf.constant(log_variances, floatx) / 2)
+    centres, stddevs = tf.constant(means, floatx), tf.exp(tf.constant(log_variances, floatx) / 2)
     generator, discriminator = build(config.latent_dim), _discriminator(config.latent_dim)
     rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps, alpha=_LAST)
-    kept = 0.5 ** (1 / min(_HALF_LIFE, steps / 8))
-    of_generator = keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99, use_ema=True, ema_momentum=kept)
-    of_discriminator = keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
-    of_generator.build(generator.trainable_variables)
-    of_discriminator.build(discriminator.trainable_variables)
+    ema_decay = 0.5 ** (1 / min(_HALF_LIFE, steps / 8))
+    generator_optimizer = keras.optimizers.Adam(
+        rate, beta_1=0.0, beta_2=0.99, use_ema=True, ema_momentum=ema_decay
+    )
+    discriminator_optimizer = keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
+    generator_optimizer.build(generator.trainable_variables)
+    discriminator_optimizer.build(discriminator.trainable_variables)
 
     def seed(step: tf.Tensor, stream: int) -> tf.Tensor:
         return tf.stack([tf.constant(config.short_seed, tf.int64), 4 * step + stream])
@@ -72,7 +74,7 @@ def learn(
 
     def train_step(step: tf.Tensor) -> None:
         rows = tf.random.stateless_uniform([_BATCH], seed(step, 0), maxval=len(means), dtype=tf.int32)
-        real = scale * (tf.gather(places, rows) + tf.gather(deviations, rows) * normal(step, 1))
+        real = scale * (tf.gather(centres, rows) + tf.gather(stddevs, rows) * normal(step, 1))
         made = scale * generator(normal(step, 2))
         with tf.GradientTape() as tape:
             both = tf.concat([made, real], axis=0)
@@ -82,13 +84,13 @@ def learn(
             penalty = tf.reduce_sum(tf.square(inner.gradient(logits, both))) / _BATCH
             loss = tf.reduce_mean(tf.nn.softplus(logits[:_BATCH] - logits[_BATCH:])) + _PENALTY / 2 * penalty
         weights = discriminator.trainable_variables
-        of_discriminator.apply(tape.gradient(loss, weights), weights)
+        discriminator_optimizer.apply(tape.gradient(loss, weights), weights)
         judged = discriminator(real)
         with tf.GradientTape() as tape:
             logits = discriminator(scale * generator(normal(step, 3)))
             loss = tf.reduce_mean(tf.nn.softplus(judged - logits))
         weights = generator.trainable_variables
-        of_generator.apply(tape.gradient(loss, weights), weights)
+        generator_optimizer.apply(tape.gradient(loss, weights), weights)
 
     @tf.function
     def train_steps(first: tf.Tensor, after: tf.Tensor) -> None:
@@ -101,18 +103,18 @@ def learn(
             train_steps(tf.constant(first, tf.int64), tf.constant(after, tf.int64))
             progress.show(after)
             on_progress()
-    of_generator.finalize_variable_values(generator.trainable_variables)
+    generator_optimizer.finalize_variable_values(generator.trainable_variables)
     return generator
 
 
 def build(latent_dim: int) -> keras.Model:
-    """Builds a prior that has learned nothing yet: what it makes of numbers is these numbers.
+    """Builds a prior that has learned nothing yet, and gives the noise that it takes.
 
     Args:
         latent_dim: dimensions of the latent space.
     """
     noise = keras.Input((latent_dim,))
-    change = _dense(latent_dim, "zeros")(_rectified(noise))
+    change = _dense(latent_dim, "zeros")(_hidden(noise))
     latents = layers.Add(dtype=keras.config.floatx())([noise, change])
     return keras.Model(noise, latents, name="prior")
 
@@ -120,10 +122,10 @@ def build(latent_dim: int) -> keras.Model:
 def _discriminator(latent_dim: int) -> keras.Model:
     """Latents [N, latent_dim] to logits [N, 1], of which only differences mean something."""
     latents = keras.Input((latent_dim,))
-    return keras.Model(latents, _dense(1, blocks.he(0.7))(_rectified(latents)))
+    return keras.Model(latents, _dense(1, blocks.he(0.7))(_hidden(latents)))
 
 
-def _rectified(x: keras.KerasTensor) -> keras.KerasTensor:
+def _hidden(x: keras.KerasTensor) -> keras.KerasTensor:
     for _ in range(_DEPTH):
         x = layers.LeakyReLU(negative_slope=0.2, dtype=keras.config.floatx())(_dense(_WIDTH, blocks.he())(x))
     return x

@@ -120,11 +120,11 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
             f"{folder}, and start again"
         ) from None
     weights = {}
-    for name, data in found.items():
-        copy = portable(networks[name])  # under whose layers the weights were saved
+    for name, network in networks.items():
+        copy = portable(network)  # under whose layers the weights were saved
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{name}.keras"
-            file.write_bytes(data)
+            file.write_bytes(found[name])
             try:
                 copy.load_weights(file)
             except (ValueError, KeyError, TypeError) as error:
@@ -136,8 +136,8 @@ def load(config: TrainConfig, folder: AnyPath, networks: dict[str, keras.Model])
                 logger.warning("the %s starts from scratch: %s", title, misfit)
                 return
         weights[name] = copy.get_weights()
-    for name, arrays in weights.items():
-        networks[name].set_weights(arrays)
+    for name, network in networks.items():
+        network.set_weights(weights[name])
 
 
 def _root(folder: AnyPath) -> str:

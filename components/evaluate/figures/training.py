@@ -22,8 +22,9 @@ def training(model: TrainedModel) -> Animation | None:
         return None
     frames = [_frame(picture, f"epoch {epoch}") for epoch, picture in found.items()]
     caption = (
-        f"Samples from the same latents after {len(found)} of the epochs from {min(found)} to {max(found)}: "
-        "every place shows one image as it grew. It should come early, and then change less and less."
+        f"Samples of the same noise after {len(found)} of the epochs from {min(found)} to {max(found)}: "
+        "every place shows one image as it grew. It should come early, and then change less and less. The "
+        "last are of what was saved: averaged weights, or a prior that is learned last, give other images."
     )
     if left_out:
         caption += f" {left_out} more could not be read as pictures of one size."

@@ -1,4 +1,4 @@
-"""How far the latents that a decoder was trained on are from those that samples are drawn of."""
+"""How far the latents that a decoder was trained on are from N(0, I)."""
 
 import numpy as np
 

@@ -19,7 +19,7 @@ def elbo(model: Autoencoder) -> Result | None:
     """`elbo`: its terms and the importance-weighted bound, in nats an image and in bits a dimension.
 
     Over `images` held-out images, with `draws` latents of each: `reconstruction`, the log-likelihood expected
-    under the posterior; `kl`, of the posterior from the prior; `elbo`, their difference (Kingma & Welling
+    under the posterior; `kl`, of the posterior from N(0, I); `elbo`, their difference (Kingma & Welling
     2014); `importance_weighted`, the bound of Burda et al. 2016 (arXiv:1509.00519). Beside a Gaussian's
     `principal_components`, the log-likelihood of as many of these. All are sums over all values of an image
     and all latents. Bits are negative log-likelihoods, the smaller the better.
@@ -64,7 +64,7 @@ def elbo(model: Autoencoder) -> Result | None:
     table = Table(
         "Likelihood",
         f"Of {len(images):,} held-out images under {what}, summed over all values of an image. The evidence "
-        "lower bound (ELBO) is the reconstruction term less the divergence (KL) of posterior from prior; "
+        "lower bound (ELBO) is the reconstruction term less the divergence (KL) of posterior from N(0, I); "
         f"with {DRAWS} importance-weighted draws the bound is tighter. In bits a dimension less is "
         "better.",
         columns=["", "nats\nan image", "bits\na dimension"],
@@ -82,7 +82,7 @@ def elbo(model: Autoencoder) -> Result | None:
 
 _TITLES = {
     "reconstruction": "reconstruction term",
-    "kl": "divergence from the prior",
+    "kl": "divergence from N(0, I)",
     "elbo": "ELBO",
     "importance_weighted": f"importance-weighted bound, {DRAWS} draws",
 }

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 FILTERS = {"small": (32, 64, 128), "faces": (64, 128, 256, 256)}  # of the convolutions, by preset
 
 _KEPT = 0.9  # of the likelihood's variance at each step
+_SETTINGS = {
+    "latent_dim": 128,
+    "learning_rate": 5e-3,
+    "learning_rate_decay": True,
+    "warmup_steps": 100,
+    "calibrated": True,
+    "mirrored": True,
+    "learned_prior": True,
+}
 _ENDS_WITH = 10_000  # train images, at most
 
 
@@ -55,54 +64,25 @@ class FacesVAE(VAE):
     """
 
     presets = {
-        "small": Preset(
-            8,
-            {
-                "batch_size": 16,
-                "epochs": 20,
-                "latent_dim": 128,
-                "learning_rate": 5e-3,
-                "learning_rate_decay": True,
-                "warmup_steps": 100,
-                "calibrated": True,
-                "mirrored": True,
-            },
-            cpu="1",
-            memory="2Gi",
-        ),
-        "faces": Preset(
-            16,
-            {
-                "batch_size": 64,
-                "epochs": 30,
-                "latent_dim": 128,
-                "learning_rate": 5e-3,
-                "learning_rate_decay": True,
-                "warmup_steps": 100,
-                "calibrated": True,
-                "mirrored": True,
-            },
-        ),
+        "small": Preset(8, {**_SETTINGS, "batch_size": 16, "epochs": 20}, cpu="1", memory="2Gi"),
+        "faces": Preset(16, {**_SETTINGS, "batch_size": 64, "epochs": 30}),
     }
     network_names = (*VAE.network_names, VAE.prior)
     begins_with = 4000
 
     def __init__(self, config: VAEConfig) -> None:
-        self._config = config
-        filters = FILTERS[config.preset]
-        self._encoder = encoder(config.image_shape, config.latent_dim, filters)
-        self._decoder = decoder(config.image_shape, config.latent_dim, filters)
-        self.networks = {"encoder": self._encoder, "decoder": self._decoder}
-        self._weights = self._encoder.trainable_variables + self._decoder.trainable_variables
-        self.optimizer = optimizer.adam(config)
-        self.optimizer.build(self._weights)
+        super().__init__(config)
         # Clipped values would have no gradient.
         self._to_pixels = keras.Model(self._decoder.input, self._decoder.layers[-1].input)
         self._variance = tf.Variable(
             0.01, trainable=False, dtype=keras.config.floatx(), aggregation=tf.VariableAggregation.SUM
         )
-        self.state = {**self.networks, "optimizer": self.optimizer, "variance": self._variance}
-        self.ends_with = min(_ENDS_WITH, config.steps * config.batch_size)
+        self.state["variance"] = self._variance
+        self.ends_with = min(_ENDS_WITH, config.steps * config.batch_size)  # a short run's end is short
+
+    def _build(self) -> tuple[keras.Model, keras.Model]:
+        settings = self._config.image_shape, self._config.latent_dim, FILTERS[self._config.preset]
+        return encoder(*settings), decoder(*settings)
 
     def begin(self, images: Iterable[np.ndarray], chiefs: Callable[[np.ndarray], np.ndarray]) -> None:
         """Sets the linear layers to probabilistic PCA of train images: `Model.begin`.
@@ -158,11 +138,10 @@ class FacesVAE(VAE):
         self._variance.assign(_KEPT / replicas * self._variance + (1 - _KEPT) * error)
         return dict(zip(self.loss_names, losses, strict=True))
 
-    def sample(self, latents: np.ndarray) -> tf.Tensor:
+    def sample(self, noise: np.ndarray) -> tf.Tensor:
         """Returns images of the prior, once it is learned: `Model.sample`."""
-        if learned := self.networks.get(self.prior):
-            latents = learned(latents, training=False)
-        return self._decoder(latents, training=False)
+        learned = self.networks.get(self.prior)
+        return self._decoder(learned(noise, training=False) if learned else noise, training=False)
 
     def finish(self, images: Iterable[np.ndarray], on_progress: Callable[[], object]) -> None:
         """Learns the prior from the latents of train images: `Model.finish`."""
@@ -174,7 +153,7 @@ class FacesVAE(VAE):
             on_progress()
         means, log_variances = (np.concatenate(arrays) for arrays in zip(*posteriors, strict=True))
         kernel, _ = self._decoder.get_layer("linear").get_weights()
-        visible = np.linalg.norm(kernel, axis=1)
+        visible = np.linalg.norm(kernel, axis=1)  # by the linear path: the rest corrects it
         self.networks[self.prior] = prior.learn(means, log_variances, visible, self._config, on_progress)
 
 
@@ -248,7 +227,7 @@ def _strided(images: keras.KerasTensor, filters: tuple[int, ...]) -> list[keras.
 
 
 def _fixed_linear(units: int) -> keras.layers.Layer:
-    """The layer that `VAE.begin` sets and nothing changes: trained, it learns the train images by heart."""
+    """The layer that `begin` sets and nothing changes: trained, it learns the train images by heart."""
     return layers.Dense(
         units, name="linear", trainable=False, kernel_initializer="zeros", dtype=keras.config.floatx()
     )

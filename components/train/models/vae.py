@@ -37,10 +37,12 @@ class VAEConfig(TrainConfig):
             latents as in the formula; if not, the loss is that of the book's listing 12.27, cross-entropy
             with the KL term averaged over latents.
         mirrored: whether half of the images are mirrored.
+        learned_prior: whether samples are of the network `prior`, or, as of earlier versions, of N(0, I).
     """
 
     calibrated: bool = False
     mirrored: bool = False
+    learned_prior: bool = False
 
 
 def cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
@@ -85,13 +87,16 @@ class VAE(Model):
 
     def __init__(self, config: VAEConfig) -> None:
         self._config = config
-        self._encoder = encoder(config.image_shape, config.latent_dim)
-        self._decoder = decoder(config.image_shape, config.latent_dim)
+        self._encoder, self._decoder = self._build()
         self.networks = {"encoder": self._encoder, "decoder": self._decoder}
         self._weights = self._encoder.trainable_variables + self._decoder.trainable_variables
         self.optimizer = optimizer.adam(config)
         self.optimizer.build(self._weights)
         self.state = {**self.networks, "optimizer": self.optimizer}
+
+    def _build(self) -> tuple[keras.Model, keras.Model]:
+        shape, latent_dim = self._config.image_shape, self._config.latent_dim
+        return encoder(shape, latent_dim), decoder(shape, latent_dim)
 
     def step(self, images: tf.Tensor, noise: GlobalBatchNoise) -> dict[str, tf.Tensor]:
         """Trains on one replica's share of a global batch: `Model.step`."""
