@@ -93,6 +93,9 @@ def read_concepts(file: AnyPath, decoder: bytes, latent_dim: int) -> dict[str, C
             f"{file} holds no concept vectors ({brief(error)}): evaluate the model again"
         ) from None
     if sha256.tolist() != hashlib.sha256(decoder).hexdigest():
-        raise UserError(f"{file} belongs to another model: evaluate this one, or name its own concepts' file")
+        raise UserError(
+            f"{file} belongs to another model, or to this one before it was trained for longer: "
+            "evaluate this one, or name its own concepts' file"
+        )
     columns = names.tolist(), vectors.astype(np.float32), strengths.tolist(), works.tolist()
     return {row[0]: Concept(*row) for row in zip(*columns, strict=True)}

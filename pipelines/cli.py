@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from latentfaces.common import storage
 from latentfaces.common.config import EvaluateOptions, RunOptions
 from latentfaces.common.models import MODELS, all_parameters, find_model
 from latentfaces.common.options import Option, parameters
@@ -156,7 +158,8 @@ def evaluate(
         from latentfaces.components.evaluate.evaluate import evaluate
 
         folders = {name: options.pop(name) for name in MODELS}
-        evaluate(dataset, output, {name: folder for name, folder in folders.items() if folder}, **options)
+        models = {name: folder for name, folder in folders.items() if folder}
+        typer.echo(evaluate(dataset, output, models, **options)["judgement"])
         typer.echo(f"The report is {output.rstrip('/')}/report.html")
 
 
@@ -183,7 +186,9 @@ def _run_pipeline(source: str, root: Path, destination: str, values: dict[str, A
     arguments = {"source": source, "root": str(root.absolute()), "destination": destination, **values}
     check_parameters(arguments)  # before kfp may stumble over them
     report = run_locally(arguments)
-    typer.echo(f"Pictures: {report.removesuffix('report.html')}grids\nReport:   {report}")
+    folder = report.removesuffix("/report.html")
+    judgement = json.loads(storage.read(storage.resolve(folder) / "metrics.json"))["judgement"]
+    typer.echo(f"{judgement}\nPictures: {folder}/grids\nReport:   {report}")
 
 
 def main() -> None:

@@ -166,6 +166,7 @@ def test_mistakes_are_told_in_a_sentence_and_nothing_is_made(trained_root, run_f
         (["--model", run_folder / "gan", "--output", tmp_path / "a_file"], "can't be made in"),
         (["--model", run_folder / "gan", "--output", tmp_path / "a_file" / "x.zip"], "can't be made in"),
         (["--model", run_folder / "gan", "--output", tmp_path / "a.zip"], "a.zip is a folder: name a file"),
+        (["--model", run_folder / "gan", "--output", tmp_path / "a.png"], "a.png is an image's name: give a"),
     ):
         done = generate("--output", output, *arguments)
         assert done.exit_code == 2 and says in " ".join(done.output.split()), done.output

@@ -50,6 +50,10 @@ def test_one_sentence_says_what_is_good_and_what_is_not():
     assert judged({"seed": 0, "notes": []}) == ""
 
 
+def test_of_few_images_nobody_says_how_far_they_are():
+    assert "real images" not in judged(changed(distances__count=249))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

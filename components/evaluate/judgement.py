@@ -13,6 +13,7 @@ from latentfaces.common.model_folder import DIVERSE
 from latentfaces.components.evaluate.folder import MARK
 from latentfaces.components.evaluate.registry import number, percent
 
+ENOUGH = 250  # images of each kind; fewer are far from any others, with some hundred features
 NEAR = 3.0  # times as far from held-out images as other real ones are: samples that count as near
 MEMORISED = 0.03  # share of samples, where 1 % is nothing remembered
 NOTICEABLE = 0.1  # decibels
@@ -44,8 +45,8 @@ def judge(
     """Says in one sentence what the numbers say.
 
     Good are: reconstructions with a smaller error than those of principal components, and samples at most
-    `NEAR` times as far from held-out images as other real images are. Not good: the opposite of both,
-    samples that are alike or remembered, and concepts that don't work.
+    `NEAR` times as far from held-out images as other real images are, where there are `ENOUGH`. Not good: the
+    opposite of both, samples that are alike or remembered, and concepts that don't work.
 
     Earlier numbers are compared only where they are of the same images, and those of samples only where
     features and count are the same, too. Reconstructions differ if the errors do by `NOTICEABLE` decibels,
@@ -99,7 +100,7 @@ def _judge_model(metrics: Mapping[str, Any], name: str, title: str, good: list[s
     distance, floor = (
         _number(metrics, "distances", kind, "frechet_distance") for kind in (f"{name}_samples", "train")
     )
-    if distance is not None and floor:
+    if distance is not None and floor and (_number(metrics, "distances", "count") or 0) >= ENOUGH:
         near = distance <= NEAR * floor
         (good if near else bad).append(
             f"the {title}'s samples are {'near to' if near else 'far from'} real images "

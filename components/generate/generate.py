@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latentfaces.common import storage
+from latentfaces.common.errors import UserError
 from latentfaces.common.pictures import picture, png
 from latentfaces.common.progress import Progress
 from latentfaces.common.storage import AnyPath
@@ -55,7 +56,10 @@ def generate(folder: str, count: int, seed: int, truncation: float | None, outpu
         UserError: if there is no such model, it can't be loaded, or the output can't be written.
     """
     place = storage.resolve(output)
-    is_file = place.suffix.lower() in (".zip", ".npz")
+    kind = place.suffix.lower()
+    if kind in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UserError(f"the output {output} is an image's name: give a folder, or a .zip or .npz file")
+    is_file = kind in (".zip", ".npz")
     storage.check_writable(output, is_file=is_file)
     model = load(folder)
     with Progress("generate", count, "images") as progress:
@@ -71,7 +75,7 @@ def generate(folder: str, count: int, seed: int, truncation: float | None, outpu
             if others := sum(not each or int(each[1]) not in range(seed, seed + count) for each in found):
                 logger.warning("%s also holds %d files that are not of these images", output, others)
             _write_folder(place, batches())
-        elif place.suffix.lower() == ".zip":
+        elif kind == ".zip":
             _write_zip(place, batches())
         else:
             _write_npz(place, batches(), (count, *model.image_shape), seed)
