@@ -9,6 +9,7 @@ from conftest import shares_of_a_step
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from latentfaces.components.train import prior
 from latentfaces.components.train.augment import mirror
 from latentfaces.components.train.models.faces_vae import FacesVAE, gaussian_loss
 from latentfaces.components.train.models.vae import VAEConfig
@@ -151,6 +152,27 @@ def test_a_step_in_low_precision_gives_about_the_losses_of_a_whole_one(low_preci
     low = losses()
     keras.config.set_dtype_policy("float32")
     np.testing.assert_allclose(low, losses(), rtol=0.01)
+
+
+def test_the_prior_is_learned_from_posteriors_of_images_and_their_mirror_images(float64, monkeypatch):
+    task = calibrated(4, (16, 16, 3))
+    learned = []
+    monkeypatch.setattr(prior, "learn", lambda *arguments: learned.append(arguments))
+    images = np.random.default_rng(1).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    task.finish([images[:4], images[4:]], lambda: None)
+    ((means, log_variances, visible, config, _),) = learned
+    expected = [task.networks["encoder"](part) for part in (images / 255, images[:, :, ::-1] / 255)]
+    for ours, place in ((means, 0), (log_variances, 1)):
+        rows = np.concatenate([each[place] for each in expected])
+        np.testing.assert_allclose(np.sort(ours, axis=0), np.sort(rows, axis=0), rtol=1e-6, atol=1e-6)
+    rng = np.random.default_rng(2)
+    for latent in range(4):  # what of an image changes with a latent
+        step = np.eye(4)[latent] * 1e-3
+        at = rng.standard_normal(4) * 0.1
+        to_pixels = task.networks["decoder"].get_layer("linear")
+        moved = to_pixels(np.stack([at, at + step])).numpy()
+        assert np.linalg.norm(moved[1] - moved[0]) == pytest.approx(visible[latent] * 1e-3, rel=1e-6)
+    assert config.seed == 0 and task.ends_with == 40  # ten steps of four images
 
 
 def test_samples_are_the_decoders_and_in_the_end_of_the_prior(float64):

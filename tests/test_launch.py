@@ -21,10 +21,12 @@ from conftest import free_ports, make_dataset
 
 from latentfaces.common.config import RunOptions
 from latentfaces.common.errors import RunError, UserError
-from latentfaces.components.train.launch import WorkerGroup
+from latentfaces.common.models import settle
+from latentfaces.components.train.launch import WorkerGroup, agent
 from latentfaces.components.train.launch.agent import take_own_cores
 from latentfaces.components.train.launch.processes import start as start_process
 from latentfaces.components.train.launch.rendezvous import Rendezvous, meet
+from latentfaces.components.train.launch.tf_config import Task
 from latentfaces.components.train.run import own_index
 
 STEPS = 300
@@ -570,3 +572,19 @@ class TestRendezvous:
         monkeypatch.setattr("latentfaces.components.train.launch.rendezvous.PATIENCE", 0.2)
         with pytest.raises(RunError, match=f"worker 0 at {rendezvous} did not answer within 1 s"):
             meet(rendezvous, 1, 1001, attempt=0, reason="", seconds=1, token=TOKEN)
+
+
+def test_in_a_strangers_group_a_chief_that_ends_before_it_has_saved_is_lost(tmp_path, monkeypatch):
+    config = settle("vae", {"preset": "small"}, (16, 16, 3))
+    (tmp_path / "config.json").write_text(config.to_json())
+    group = WorkerGroup(folder=str(tmp_path), rendezvous="", run=RunOptions())
+    monkeypatch.setattr(agent, "_SILENT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as chief:
+        addresses = (f"127.0.0.1:{chief.getsockname()[1]}", "127.0.0.1:1")
+        worker = agent.Agent(1, group, Task(addresses, 1))
+        worker._leave_by = time.monotonic() + 3
+        assert not worker._is_chief_lost(None)  # it answers, until we have to leave
+        worker._leave_by = float("inf")
+    assert worker._is_chief_lost(None)
+    monkeypatch.setattr(agent, "is_finished", lambda *_: True)
+    assert not worker._is_chief_lost(None)

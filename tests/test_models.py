@@ -341,7 +341,7 @@ def test_what_is_refused_takes_little_memory(gan, tmp_path):
         with ThreadPoolExecutor(1) as other:  # with which Keras' variables without values are gone
             other.submit(rewrite, tmp_path / name / "generator.keras", config, weights).result()
     command = [sys.executable, "-c", MEMORY, gan, *(tmp_path / name for name in bombs)]
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0] == "loaded" and len(lines) == 4

@@ -9,7 +9,7 @@ LATENTS = 4
 ALL_VISIBLE = np.ones(LATENTS)
 
 
-def learn(visible=ALL_VISIBLE, steps=400, seed=7, on_progress=lambda: None):
+def learn(visible=ALL_VISIBLE, steps=200, seed=7, log_variance=-4, on_progress=lambda: None):
     """The prior of latents of which the first is about 1 or -1."""
     rng = np.random.default_rng(0)
     means = rng.standard_normal((1000, LATENTS))
@@ -23,7 +23,7 @@ def learn(visible=ALL_VISIBLE, steps=400, seed=7, on_progress=lambda: None):
         image_shape=(16, 16, 3),
         learning_rate=1e-3,
     )
-    return prior.learn(means, np.full_like(means, -4), visible, config, on_progress)
+    return prior.learn(means, np.full_like(means, log_variance), visible, config, on_progress)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,10 @@ def test_only_proportions_count_and_none_at_all_is_no_proportion(learned, visibl
 def test_a_latent_that_can_not_be_seen_is_left_as_it_is(numbers):
     latents = np.asarray(learn(np.array([1e-3, 1, 1, 1]))(numbers))
     assert between(latents) > 0.25
+
+
+def test_posteriors_are_as_wide_as_they_say(numbers):
+    assert between(np.asarray(learn(log_variance=0)(numbers))) > 0.2
 
 
 def test_another_seed_is_another_prior(learned, numbers):

@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from latentfaces.common import storage
@@ -46,6 +46,7 @@ from latentfaces.components.train.launch.tf_config import Task
 
 logger = logging.getLogger(__name__)
 
+_SILENT_SECONDS = 30.0  # after which a chief that nobody hears of is lost
 _IMPORT_SECONDS = 60.0  # until TensorFlow looks for its peers
 _FIRST_STEP_SECONDS = 600.0  # fetching shards, tracing and compiling
 
@@ -199,28 +200,32 @@ class Agent:
             if now > stuck_by:
                 return PEER_LOST, f"worker {self._index} {failing} for {patience:.0f} s{self._missing()}"
         status = child.popen.wait()
-        if status == 0:
-            self._wait_for_chief(connection)
+        if status == 0 and self._is_chief_lost(connection):
+            return PEER_LOST, "the chief ended before it had saved the networks"
         if status == PEER_LOST:
             return status, f"worker {self._index} lost a peer"
         return status, f"worker {self._index}'s process {ending(status)}" if status else ""
 
     def _missing(self) -> str:
         """Who of someone else's group can't be reached, for a sentence."""
-        silent = []
-        for address in self._task.addresses if self._task else ():
-            host, _, port = address.rpartition(":")
-            try:
-                socket.create_connection((host.strip("[]"), int(port)), 2).close()
-            except OSError:
-                silent.append(address)
+        silent = _silent(self._task.addresses if self._task else ())
         return f" (no answer from {', '.join(silent)})" if silent else ""
 
-    def _wait_for_chief(self, connection: socket.socket | None) -> None:
-        """Waits until the chief has saved the networks too, or the attempt is over."""
+    def _is_chief_lost(self, connection: socket.socket | None) -> bool:
+        """Waits until the chief has saved the networks too, or the attempt is over.
+
+        Returns:
+            Whether the chief has ended without: in someone else's group no connection tells.
+        """
+        heard = time.monotonic()
         while not self._is_finished() and time.monotonic() < self._leave_by:
             if select.select([connection] if connection else [], [], [], 1.0)[0]:
-                return
+                return False
+            if not self._task or not _silent(self._task.addresses[:1]):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENT_SECONDS:
+                return not self._is_finished()
+        return False
 
     @property
     def _is_alone(self) -> bool:
@@ -235,6 +240,18 @@ class Agent:
             sys.exit(self._leave_with)
         self._leave_by = time.monotonic() + (LEAVE_SECONDS if self._trains else 0)
         self._child.popen.terminate()
+
+
+def _silent(addresses: Iterable[str]) -> list[str]:
+    """Returns those of "host:port" where nobody answers."""
+    silent = []
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 2).close()
+        except OSError:
+            silent.append(address)
+    return silent
 
 
 def take_own_cores(index: int, workers: int) -> None:
