@@ -20,11 +20,11 @@ from latentfaces.common.config import TrainConfig
 from latentfaces.common.progress import Progress
 from latentfaces.components.train import blocks
 
-_STEPS, _PER_STEP = 10_000, 5  # at most, and for each step of the training before
+_STEPS, _PER_STEP = 8000, 3  # at most, and for each step of the training before
 _ROUND = 100  # steps between two calls of `on_progress`
-_BATCH = 64
+_BATCH = 128
 _WIDTH, _DEPTH = 256, 3
-_LEARNING_RATE, _LAST = 1e-3, 0.1  # and the part of it that is left at the end
+_LEARNING_RATE, _LAST = 2e-3, 0.1  # and the part of it that is left at the end
 _PENALTY, _LAZY = (
     0.3,
     4,
