@@ -297,13 +297,35 @@ def photographs(tmp_path):
     return [folder / "ann.jpg", folder / "bob.png"]
 
 
-def peak_memory():
-    """The most bytes that this process had at once; getrusage's begin with those of the process before it."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) << 10
+def resident(what="VmHWM"):
+    """Bytes that this process has ("VmRSS") or had at most; getrusage begins with the most of its parent."""
+    return int(re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
 
 
-def shares_of_a_step(make, images, noise_of, replicas):
+def noise_of(step, batch, start=0, size=None):
+    """The noise of a step, or of a replica's share of it."""
+    import tensorflow as tf  # here, because most tests do without
+
+    from latentfaces.components.train.noise import GlobalBatchNoise
+
+    return GlobalBatchNoise(7, tf.cast(step, tf.int64), tf.constant(start, tf.int64), size or batch, batch)
+
+
+def assert_shares_add_up(make, images, atol):
+    """Replicas' shares sum up to the step of the global batch; `make` takes its size and makes a model."""
+    batch = len(images)
+    whole = shares_of_a_step(lambda: make(batch), images, 1)
+    for replicas in (2, 3):
+        shares = shares_of_a_step(lambda: make(batch), images, replicas)
+        for part, all_of_it in zip(shares, whole, strict=True):
+            np.testing.assert_allclose(part, all_of_it, rtol=1e-9, atol=atol)
+        # divided by the local instead of the global batch size, everything is too large
+        shares = shares_of_a_step(lambda size=batch // replicas: make(size), images, replicas)
+        for part, all_of_it in zip(shares, whole, strict=True):
+            np.testing.assert_allclose(part, replicas * all_of_it, rtol=1e-9, atol=atol)
+
+
+def shares_of_a_step(make, images, replicas):
     """Losses and gradients of a global batch's replicas, summed as Keras sums them, of what `make` makes."""
     import keras  # here, because most tests do without
 

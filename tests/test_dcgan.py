@@ -4,11 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import shares_of_a_step
+from conftest import assert_shares_add_up, noise_of
 from keras import layers
 
 from latentfaces.components.train.models.dcgan import DCGAN, DCGANConfig
-from latentfaces.components.train.noise import GlobalBatchNoise
 
 SHAPE = (16, 16, 3)
 LATENTS = 8
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 def config_of(preset, batch, **changes):
     values = DCGAN.presets[preset].settings | {"batch_size": batch, "latent_dim": LATENTS}
     return DCGANConfig(**values | changes, model="gan", preset=preset, image_shape=SHAPE, steps=10)
-
-
-def noise_of(step, batch, start=0, size=None):
-    return GlobalBatchNoise(
-        7, tf.constant(step, tf.int64), tf.constant(start, tf.int64), size or batch, batch
-    )
 
 
 def pictures(batch):
@@ -112,18 +105,8 @@ def test_a_step_is_the_books(batch):
             np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
 
 
-def shares(batch, replicas, count):
-    return shares_of_a_step(lambda: DCGAN(config_of("small", count)), pictures(batch), noise_of, replicas)
-
-
 def test_shares_add_up_to_the_step_of_the_global_batch():
-    whole = shares(12, replicas=1, count=12)
-    for replicas in (2, 3):
-        for part, all_of_it in zip(shares(12, replicas, count=12), whole, strict=True):
-            np.testing.assert_allclose(part, all_of_it, rtol=1e-9, atol=1e-12)
-        # divided by the local instead of the global batch size, everything is too large
-        for part, all_of_it in zip(shares(12, replicas, 12 // replicas), whole, strict=True):
-            np.testing.assert_allclose(part, replicas * all_of_it, rtol=1e-9, atol=1e-12)
+    assert_shares_add_up(lambda count: DCGAN(config_of("small", count)), pictures(12), atol=1e-12)
 
 
 def test_the_average_of_a_short_run_is_not_its_beginning():

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import NUMBER_SHAPE, NUMBERS, make_dataset, number_example, peak_memory
+from conftest import NUMBER_SHAPE, NUMBERS, make_dataset, number_example, resident
 
 from latentfaces.common import storage
 from latentfaces.common.dataset import (
@@ -188,12 +188,12 @@ def test_what_is_no_file_is_told(numbers, tmp_path):
 
 def peak_of_loading(folder):
     """Prints the error of loading a data set, and by how many bytes the process grew meanwhile."""
-    before = peak_memory()
+    before = resident()
     try:
         load_split(folder, "train")
     except UserError as error:
         print(error)
-    print(peak_memory() - before)
+    print(resident() - before)
 
 
 @pytest.mark.parametrize("content", ["zeros", "one long record"])

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import shares_of_a_step
+from conftest import assert_shares_add_up, noise_of
 from PIL import Image
 from sklearn.decomposition import PCA
 
@@ -13,7 +13,6 @@ from latentfaces.components.train import prior
 from latentfaces.components.train.augment import mirror
 from latentfaces.components.train.models.faces_vae import FacesVAE, gaussian_loss
 from latentfaces.components.train.models.vae import VAEConfig
-from latentfaces.components.train.noise import GlobalBatchNoise
 from latentfaces.preprocessing.drawn_faces import draw_face
 
 RATE = FacesVAE.presets["small"].settings["learning_rate"]
@@ -22,10 +21,6 @@ RATE = FacesVAE.presets["small"].settings["learning_rate"]
 def config_of(preset, batch, shape, **changes):
     values = FacesVAE.presets[preset].settings | {"batch_size": batch, "steps": 10} | changes
     return VAEConfig(**values, model="vae", preset=preset, image_shape=shape)
-
-
-def noise_of(step, batch, start=0, size=None):
-    return GlobalBatchNoise(7, tf.cast(step, tf.int64), tf.constant(start, tf.int64), size or batch, batch)
 
 
 def pictures(batch, shape):
@@ -99,19 +94,9 @@ def test_the_likelihood_of_one_image_is_a_known_number():
     np.testing.assert_allclose(gaussian_loss(images, outputs, 0.25), expected, rtol=1e-6)
 
 
-def shares(batch, replicas, count):
-    shape = (16, 16, 3)
-    return shares_of_a_step(lambda: calibrated(count, shape), pictures(batch, shape), noise_of, replicas)
-
-
 def test_shares_add_up_to_the_step_of_the_global_batch(float64):
-    whole = shares(12, replicas=1, count=12)
-    for replicas in (2, 3):
-        for part, all_of_it in zip(shares(12, replicas, count=12), whole, strict=True):
-            np.testing.assert_allclose(part, all_of_it, rtol=1e-9, atol=1e-9)
-        # divided by the local instead of the global batch size, everything is too large
-        for part, all_of_it in zip(shares(12, replicas, 12 // replicas), whole, strict=True):
-            np.testing.assert_allclose(part, replicas * all_of_it, rtol=1e-9, atol=1e-9)
+    shape = (16, 16, 3)
+    assert_shares_add_up(lambda count: calibrated(count, shape), pictures(12, shape), atol=1e-9)
 
 
 def test_the_learning_rate_rises_in_a_tenth_of_the_run_at_most_and_falls_to_nothing():

@@ -316,16 +316,16 @@ LARGE = [
 ]
 MEMORY = """
 import sys
-from conftest import peak_memory
+from conftest import resident
 from latentfaces.common.errors import UserError
 from latentfaces.components.evaluate.models import load_network
 for folder in sys.argv[1:]:  # the first is loaded, the others are refused
-    before = peak_memory() / (1 << 20)
+    before = resident() / (1 << 20)
     try:
         load_network(folder, "generator.keras", (None,), (8, 8, 3))
         print("loaded")
     except UserError as error:
-        print(round(peak_memory() / (1 << 20) - before), error)
+        print(round(resident() / (1 << 20) - before), error)
 """
 
 

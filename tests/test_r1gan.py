@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import shares_of_a_step
+from conftest import noise_of, shares_of_a_step
 from scipy.special import expit
 
 from latentfaces.components.train.augment import mirror, translate
 from latentfaces.components.train.models.r1gan import R1GAN, R1GANConfig
-from latentfaces.components.train.noise import GlobalBatchNoise
 
 SHAPE = (16, 16, 3)
 LATENTS = 6
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 def config_of(batch, preset="modern", **changes):
     values = R1GAN.presets[preset].settings | {"batch_size": batch, "latent_dim": LATENTS, "steps": 100}
     return R1GANConfig(**values | changes, model="gan", preset=preset, image_shape=SHAPE)
-
-
-def noise_of(step, batch, start=0, size=None):
-    return GlobalBatchNoise(
-        7, tf.constant(step, tf.int64), tf.constant(start, tf.int64), size or batch, batch
-    )
 
 
 def pictures(batch):
@@ -97,7 +90,7 @@ def test_few_images_are_augmented_and_many_are_not():
 @pytest.mark.parametrize("preset", ["modern", "faces"])
 def test_shares_add_up_to_the_step_of_the_global_batch(preset):
     def shares(replicas):
-        return shares_of_a_step(lambda: R1GAN(config_of(6, preset)), pictures(6), noise_of, replicas)
+        return shares_of_a_step(lambda: R1GAN(config_of(6, preset)), pictures(6), replicas)
 
     whole = shares(1)
     for replicas in (2, 3):

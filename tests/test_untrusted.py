@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import photograph, resident
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
@@ -77,10 +76,6 @@ PLAIN_EXIF = overlapping_exif(0)
 
 def measure(folder):
     """Prints how much memory decoding each file of a folder takes at most, in bytes."""
-
-    def resident(what):  # what getrusage tells began with the parent's
-        return int(re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
-
     decode(encoded(PHOTOGRAPH, "PNG"), 3)
     peaks = {}
     for path in sorted(Path(folder).iterdir()):

@@ -2,15 +2,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import noise_of
 
 from latentfaces.components.train.models.vae import VAE, VAEConfig, cross_entropy, kl_loss
-from latentfaces.components.train.noise import GlobalBatchNoise
 
 BATCHES, STEPS, SHAPE = (1, 6), 3, (28, 28, 1)
-
-
-def noise_of(step, batch):
-    return GlobalBatchNoise(7, tf.cast(step, tf.int64), tf.constant(0, tf.int64), batch, batch)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

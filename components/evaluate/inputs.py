@@ -148,7 +148,7 @@ class TrainedModel:
         images = self.generator(points.reshape(-1, self.latent_dim))
         return images.reshape(*points.shape[:-1], *images.shape[1:])
 
-    @functools.cached_property
+    @property
     def landmarks(self) -> np.ndarray:
         """Latents of good images, which ways lead from and to: those of the `samples`, float32 [N, D]."""
         return self.sample_latents

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import keras
 import numpy as np
@@ -101,14 +102,13 @@ def train(
     if not is_chief:
         losses = checkpoints.restore_step(step)
 
-    def train_images(count: int) -> Iterator[np.ndarray]:
+    def train_images(count: int, size: int) -> Iterator[np.ndarray]:
         rows = np.arange(min(len(examples), count))
-        size = min(_AT_ONCE, config.batch_size)  # for which there is memory
         for start in range(0, len(rows), size):
             yield parse_images(examples.read(rows[start : start + size]), config.image_shape).numpy()
 
     if model.begins_with and not step:
-        model.begin(train_images(model.begins_with), exchange.chiefs)
+        model.begin(train_images(model.begins_with, _AT_ONCE), exchange.chiefs)
     if config.initial_run and not step:
         warm_start.load(config, folder, model.networks)
     monitor = None
@@ -149,6 +149,12 @@ def train(
             losses = strategy.run(replica_step, args=(next(iterator),))
             rows = rows.write(row, tf.add_n(strategy.experimental_local_results(losses)))
         return rows.stack()
+
+    def leave() -> NoReturn:
+        if monitor:
+            monitor.close()
+            logger.info("leaving; the checkpoint of step %d is saved", step)
+        sys.exit(TERMINATED if terminated.is_set() else PEER_LOST)
 
     pace = 1  # steps of a round, for now
     saved_at = time.monotonic()
@@ -199,10 +205,7 @@ def train(
         # Leave after SIGTERM, all together.
         if ours.terminated:
             exchange.agree_on(step)  # no one leaves before the chief has saved
-            if monitor:
-                monitor.close()
-                logger.info("leaving; the checkpoint of step %d is saved", step)
-            sys.exit(TERMINATED if terminated.is_set() else PEER_LOST)
+            leave()
 
     # Finish the networks, show what they make, and save them.
     if monitor:
@@ -210,12 +213,11 @@ def train(
         def go_on() -> None:
             on_progress()
             if terminated.is_set():
-                monitor.close()
-                logger.info("leaving; the checkpoint of step %d is saved", step)
-                sys.exit(TERMINATED)
+                leave()
 
         monitor.end()
-        model.finish(train_images(model.ends_with), go_on)
+        size = min(_AT_ONCE, config.batch_size)  # which a network has memory for
+        model.finish(train_images(model.ends_with, size), go_on)
         _check_weights(model.networks, step)
         epoch = step * config.batch_size // len(examples)
         monitor.show_finished(step, epoch, model.sample(monitor.latents).numpy())

@@ -25,10 +25,8 @@ _ROUND = 100  # steps between two calls of `on_progress`
 _BATCH = 128
 _WIDTH, _DEPTH = 256, 3
 _LEARNING_RATE, _LAST = 2e-3, 0.1  # and the part of it that is left at the end
-_PENALTY, _LAZY = (
-    0.3,
-    4,
-)  # gamma of R1 and R2, and the steps from one to the next, where it counts as many times
+_PENALTY = 0.3  # gamma of R1 and R2
+_LAZY = 4  # steps from one gradient penalty to the next, where it counts so many times as much
 _HALF_LIFE = 350  # steps, of the generator's average; in a short run an eighth of it
 
 
